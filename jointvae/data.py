@@ -1,0 +1,194 @@
+"""Image data as tensors in memory: MNIST, FashionMNIST and the digits that scikit-learn carries.
+
+MNIST and FashionMNIST are looked for in the folder that `JOINTVAE_DATA` names, then in `data/`; if neither has them,
+torchvision downloads them into `data/`. Every file is checked against its SHA-256 before a byte of it is used.
+"""
+
+import gzip
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from jointvae.errors import JointVAEError
+from jointvae.files import sha256
+
+SPLITS = ("train", "test")
+DATASETS = ("mnist", "fashion", "digits")
+FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}
+CLASSES = {
+    "mnist": tuple(str(digit) for digit in range(10)),
+    "fashion": (
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
+    "digits": tuple(str(digit) for digit in range(10)),
+}
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+# SHA-256 of the uncompressed files, as first published.
+SHA256 = {
+    "mnist": {
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    "fashion": {
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+}
+DIGITS_TEST = 360  # of 1,797 images
+
+
+class DataUnavailableError(JointVAEError):
+    """The data set is neither on disk nor to be downloaded."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images of 0 to 255 and their labels; the labels are used by the evaluation only."""
+
+    name: str
+    split: str
+    images: UInt8[Tensor, "n channels side side"]
+    labels: Int[Tensor, " n"]
+    checksums: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each label."""
+        return CLASSES[self.name]
+
+    def to(self, device: torch.device) -> "Dataset":
+        """The same data on another device."""
+        return Dataset(self.name, self.split, self.images.to(device), self.labels.to(device), self.checksums)
+
+
+def as_floats(images: UInt8[Tensor, "n channels side side"]) -> Tensor:
+    """Images with values in [0, 1]."""
+    return images.float().div_(255)
+
+
+def load(name: str, split: str, image_size: int = 32) -> Dataset:
+    """One split of a data set, resized to `image_size` pixels by bilinear interpolation.
+
+    Raises:
+        DataUnavailableError: if the files are not on disk and can't be downloaded.
+        JointVAEError: if the name or split is unknown, or a file is not what was published.
+    """
+    if name not in DATASETS:
+        raise JointVAEError(f"There is no data set '{name}'; choose one of {', '.join(DATASETS)}.")
+    if split not in SPLITS:
+        raise JointVAEError(f"There is no split '{split}'; choose one of {', '.join(SPLITS)}.")
+    if name == "digits":
+        images, labels, checksums = _embedded_digits(split)
+    else:
+        images, labels, checksums = _idx_dataset(name, split)
+    return Dataset(name, split, resize(images, image_size), labels, checksums)
+
+
+def resize(images: UInt8[Tensor, "n h w"], image_size: int) -> UInt8[Tensor, "n 1 side side"]:
+    """Grey images at another size, rounded to bytes as the authors' pipeline (PIL) does."""
+    from torchvision.transforms.v2 import functional as tv
+
+    return tv.resize(images.unsqueeze(1), [image_size, image_size], antialias=True)
+
+
+def folder(name: str) -> Path | None:
+    """The folder that holds the published files of a data set, or None."""
+    roots = [Path(root) for root in (os.environ.get("JOINTVAE_DATA"), "data") if root]
+    for root in roots:
+        raw = root / FOLDERS[name] / "raw"
+        if raw.is_dir():
+            return raw
+    return None
+
+
+def _idx_dataset(name: str, split: str) -> tuple[Tensor, Tensor, dict[str, str]]:
+    raw = folder(name) or _download(name)
+    images_file, labels_file = (_verified(raw, name, file) for file in FILES[split])
+    images = _read_idx(images_file, offset=16).view(-1, 28, 28)
+    labels = _read_idx(labels_file, offset=8).long()
+    return images, labels, {file: SHA256[name][file] for file in FILES[split]}
+
+
+def _read_idx(path: Path, offset: int) -> UInt8[Tensor, " bytes"]:
+    # The checksum has already proved that the header is the published one.
+    return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8, offset=offset)
+
+
+def _verified(raw: Path, name: str, file: str) -> Path:
+    path = raw / file
+    remedy = f"delete the folder {raw} to download it again, or point JOINTVAE_DATA at a good copy"
+    if not path.is_file():
+        raise JointVAEError(f"{path} is missing, though other files of '{name}' are there: {remedy}.")
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise JointVAEError(f"{path} can't be read ({error.strerror}): check its permissions, or {remedy}.") from None
+    if found != SHA256[name][file]:
+        raise JointVAEError(
+            f"{path} is damaged or not the published file ({path.stat().st_size:,} bytes, "
+            f"SHA-256 {found[:12]}…, expected {SHA256[name][file][:12]}…): {remedy}."
+        )
+    return path
+
+
+def _download(name: str) -> Path:
+    from torchvision import datasets
+
+    published = {"mnist": datasets.MNIST, "fashion": datasets.FashionMNIST}[name]
+    root = Path("data")
+    root.mkdir(exist_ok=True)
+    # Into a folder of its own, moved into place when complete: a broken download leaves nothing behind.
+    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
+        try:
+            published(scratch, download=True)
+        except Exception as error:  # urllib, ssl, zip and checksum errors share no base class
+            raise DataUnavailableError(
+                f"'{name}' is neither in JOINTVAE_DATA nor in {root}/, and downloading it failed "
+                f"({type(error).__name__}): set JOINTVAE_DATA to a folder that holds {FOLDERS[name]}/raw."
+            ) from error
+        raw = Path(scratch) / FOLDERS[name] / "raw"
+        for archive in raw.glob("*.gz"):
+            if not archive.with_suffix("").exists():
+                archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
+            archive.unlink()
+        shutil.move(raw.parent, root / FOLDERS[name])
+    return root / FOLDERS[name] / "raw"
+
+
+def _embedded_digits(split: str) -> tuple[Tensor, Tensor, dict[str, str]]:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    # Pixels are counts of 0 to 16.
+    pixels = (bunch.images * (255 / 16)).round().astype("uint8")
+    train_x, test_x, train_y, test_y = train_test_split(
+        pixels, bunch.target, test_size=DIGITS_TEST, stratify=bunch.target, random_state=0
+    )
+    images, labels = (train_x, train_y) if split == "train" else (test_x, test_y)
+    return torch.from_numpy(images), torch.from_numpy(labels).long(), {}

@@ -1,0 +1,92 @@
+"""The joint latent (z, c): its layout, its posterior q(z, c | x), and the divergence from the prior.
+
+z is continuous with D units, prior N(0, 1) each. c is a tuple of discrete units, unit i with n_i categories and a
+uniform prior. Given x they are independent, so the divergence is a sum over units.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from jointvae import categorical
+from jointvae.errors import JointVAEError
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """How many units z has, and how many categories each unit of c has.
+
+    Raises:
+        JointVAEError: if there is no latent at all, or a size makes no sense.
+    """
+
+    z: int = 10
+    c: tuple[int, ...] = (10,)
+
+    def __post_init__(self) -> None:
+        if self.z < 0:
+            raise JointVAEError(f"z must have 0 or more units, not {self.z}.")
+        for n in self.c:
+            if n < 2:
+                raise JointVAEError(f"A discrete latent needs at least 2 categories, not {n}.")
+        if self.z == 0 and not self.c:
+            raise JointVAEError("The model needs at least one latent, continuous or discrete.")
+
+    @property
+    def size(self) -> int:
+        """Length of the vector that the decoder reads: D plus one entry per category."""
+        return self.z + sum(self.c)
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of the vector that the encoder emits: mean and log variance per unit of z, a logit per category."""
+        return 2 * self.z + sum(self.c)
+
+    @property
+    def max_kl_c(self) -> float:
+        """The most that the discrete latents can carry, in nats: the sum of log n_i."""
+        return sum(math.log(n) for n in self.c)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(z|x) = N(mu, diag exp(logvar)) and q(c|x) = product of Cat(softmax(logits_i)), for a batch of images."""
+
+    mu: Float[Tensor, "batch D"]
+    logvar: Float[Tensor, "batch D"]
+    logits: tuple[Float[Tensor, "batch _"], ...]
+
+    @classmethod
+    def from_parameters(cls, parameters: Float[Tensor, "batch parameters"], spec: LatentSpec) -> "Posterior":
+        """Cut the encoder's output into mean, log variance and the logits of each discrete unit."""
+        mu, logvar, *logits = parameters.split([spec.z, spec.z, *spec.c], dim=-1)
+        return cls(mu, logvar, tuple(logits))
+
+    def sample(self, generator: torch.Generator, tau: float) -> Float[Tensor, "batch latent"]:
+        """A reparameterised draw of (z, c), z first; c relaxed at temperature tau (Dupont 2018, section 3.1)."""
+        epsilon = torch.randn(self.mu.shape, generator=generator, device=self.mu.device)
+        z = self.mu + (0.5 * self.logvar).exp() * epsilon
+        c = [
+            categorical.gumbel_softmax(logits, categorical.gumbel_noise(tuple(logits.shape), generator), tau)
+            for logits in self.logits
+        ]
+        return torch.cat([z, *c], dim=-1)
+
+    def mode(self) -> Float[Tensor, "batch latent"]:
+        """The most likely (z, c): the mean of z and the one-hot arg max of each discrete unit."""
+        c = [F.one_hot(logits.argmax(-1), logits.shape[-1]).to(self.mu.dtype) for logits in self.logits]
+        return torch.cat([self.mu, *c], dim=-1)
+
+    def kl_z(self) -> Float[Tensor, "batch D"]:
+        """KL(q(z_j|x) || N(0, 1)) for each image and unit, in nats (Kingma and Welling 2014, appendix B)."""
+        return 0.5 * (self.mu.square() + self.logvar.exp() - 1 - self.logvar)
+
+    def kl_c(self) -> Float[Tensor, "batch units"]:
+        """KL(q(c_i|x) || uniform) for each image and discrete unit, in nats."""
+        if not self.logits:
+            return self.mu.new_zeros(len(self.mu), 0)
+        return torch.stack([categorical.kl_to_uniform(logits) for logits in self.logits], dim=-1)

@@ -1,0 +1,122 @@
+"""The paper's encoder and decoder (Dupont 2018, appendix), for images of 32 x 32 or 64 x 64 pixels.
+
+The encoder is a stack of 4 x 4 convolutions with stride 2 and a hidden layer of 256 units; one linear head emits the
+parameters of all latents at once. The decoder mirrors it and returns logits of the pixels, never probabilities.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jointvae.errors import JointVAEError
+from jointvae.latents import LatentSpec, Posterior
+
+IMAGE_SIZES = (32, 64)
+CHANNELS = (1, 3)
+HIDDEN = 256
+FEATURES = (64, 4, 4)  # what the last convolution leaves, whatever the image size
+
+
+class ImageShape(NamedTuple):
+    """Channels and side length of the (square) images, in pixels."""
+
+    channels: int = 1
+    size: int = 32
+
+    def check(self) -> None:
+        """Raise JointVAEError unless the architecture can take such images."""
+        if self.size not in IMAGE_SIZES:
+            raise JointVAEError(f"The architecture takes images of 32 x 32 or 64 x 64 pixels, not {self.size}.")
+        if self.channels not in CHANNELS:
+            raise JointVAEError(f"The architecture takes images of 1 or 3 channels, not {self.channels}.")
+
+
+class PatchConv2d(nn.Conv2d):
+    """nn.Conv2d written as one matrix product over patches: much faster on the CPU for few input channels."""
+
+    def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out half_h half_w"]:
+        if x.is_cuda:
+            return super().forward(x)
+        batch, _, height, width = x.shape
+        patches = F.unfold(x, self.kernel_size, stride=self.stride, padding=self.padding)  # (batch, in*16, positions)
+        out = F.linear(patches.transpose(1, 2), self.weight.flatten(1), self.bias)  # (batch, positions, out)
+        return out.view(batch, height // 2, width // 2, -1).permute(0, 3, 1, 2)
+
+
+class PatchConvTranspose2d(nn.ConvTranspose2d):
+    """nn.ConvTranspose2d as one matrix product and a fold: much faster on the CPU for few output channels."""
+
+    def forward(self, x: Float[Tensor, "batch in h w"]) -> Float[Tensor, "batch out double_h double_w"]:  # type: ignore[override]
+        if x.is_cuda:
+            return super().forward(x)
+        height, width = x.shape[-2:]
+        patches = x.flatten(2).transpose(1, 2) @ self.weight.flatten(1)  # (batch, positions, out*16)
+        folded = F.fold(
+            patches.transpose(1, 2),
+            (2 * height, 2 * width),
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+        )
+        return folded + self.bias.view(-1, 1, 1)
+
+
+def convolutions(image: ImageShape) -> nn.Sequential:
+    """Image to 64 x 4 x 4 features; images of 64 x 64 pixels get one more layer (Dupont 2018, appendix)."""
+    widths = [32, 32, 64, 64] if image.size == 64 else [32, 64, 64]
+    layers: list[nn.Module] = [PatchConv2d(image.channels, widths[0], 4, stride=2, padding=1), nn.ReLU()]
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def transposed_convolutions(image: ImageShape) -> nn.Sequential:
+    """64 x 4 x 4 features to the logits of an image."""
+    widths = [64, 64, 32, 32] if image.size == 64 else [64, 32, 32]
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+    layers.append(PatchConvTranspose2d(widths[-1], image.channels, 4, stride=2, padding=1))
+    return nn.Sequential(*layers)
+
+
+class JointVAE(nn.Module):
+    """The paper's variational autoencoder with a joint latent (z, c).
+
+    Args:
+        spec: the layout of the latents.
+        image: channels and side of the images.
+
+    Raises:
+        JointVAEError: if the architecture has no version for such images.
+    """
+
+    def __init__(self, spec: LatentSpec, image: ImageShape = ImageShape()) -> None:
+        super().__init__()
+        image.check()
+        self.spec, self.image = spec, image
+        features = FEATURES[0] * FEATURES[1] * FEATURES[2]
+        self.encoder = nn.Sequential(
+            convolutions(image), nn.Flatten(), nn.Linear(features, HIDDEN), nn.ReLU()
+        )  # fmt: skip
+        self.head = nn.Linear(HIDDEN, spec.n_parameters)
+        self.decoder = nn.Sequential(
+            nn.Linear(spec.size, HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, features),
+            nn.ReLU(),
+            nn.Unflatten(1, FEATURES),
+            transposed_convolutions(image),
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def encode(self, x: Float[Tensor, "batch channels side side"]) -> Posterior:
+        """q(z, c | x) for images with values in [0, 1]."""
+        return Posterior.from_parameters(self.head(self.encoder(x)), self.spec)
+
+    def decode(self, latent: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channels side side"]:
+        """Logits of the pixels of p(x | z, c); their sigmoid is the mean image."""
+        return self.decoder(latent)

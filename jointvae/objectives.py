@@ -1,0 +1,144 @@
+"""The four objectives, all minimised, all in nats per image.
+
+Each is a frozen dataclass that is called with the batch means of the reconstruction loss and of the KL divergence of
+every latent unit, and returns its named terms; the loss is their plain sum. A capacity is a pure function of the step,
+so nothing about a schedule needs saving.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from jointvae.errors import JointVAEError
+
+Terms = dict[str, Float[Tensor, ""]]
+
+
+def reconstruction_loss(
+    logits: Float[Tensor, "batch channels side side"], x: Float[Tensor, "batch channels side side"]
+) -> Float[Tensor, ""]:
+    """-E[log p(x | z, c)] with Bernoulli pixels: summed over pixels and channels, averaged over the batch, in nats."""
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise JointVAEError(message)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """A capacity in nats that grows linearly from `start` to `end` over `steps` steps and then stays.
+
+    `ceiling` cuts it off, as the authors cut C_c at the sum of log n_i, which is all that c can carry.
+    """
+
+    start: float = 0.0
+    end: float = 5.0
+    steps: int = 25_000
+    ceiling: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.start >= 0 and self.end >= 0, f"A capacity can't be below zero ({self.start} to {self.end}).")
+        _require(self.steps > 0, f"A capacity needs at least 1 step to grow over, not {self.steps}.")
+        _require(self.ceiling is None or self.ceiling >= 0, f"A ceiling can't be below zero ({self.ceiling}).")
+
+    def __call__(self, step: int) -> float:
+        """The capacity at `step`, in nats; the first step of a run is 1, as in the authors' code."""
+        value = self.start + (self.end - self.start) * min(step / self.steps, 1.0)
+        return value if self.ceiling is None else min(value, self.ceiling)
+
+
+@dataclass(frozen=True)
+class ELBO:
+    """-ELBO = reconstruction + KL_z + KL_c (Kingma and Welling 2014, equation 3, with joint latents)."""
+
+    name: Literal["elbo"] = "elbo"
+
+    def capacities(self, step: int) -> dict[str, float]:
+        """None of its terms has a capacity."""
+        return {}
+
+    def __call__(
+        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
+    ) -> Terms:
+        return {"reconstruction": reconstruction, "kl_z": kl_z.sum(), "kl_c": kl_c.sum()}
+
+
+@dataclass(frozen=True)
+class BetaVAE:
+    """reconstruction + beta (KL_z + KL_c) (Higgins et al. 2017, equation 4, with joint latents)."""
+
+    beta: float = 4.0
+    name: Literal["beta_vae"] = "beta_vae"
+
+    def __post_init__(self) -> None:
+        _require(self.beta >= 0, f"beta can't be below zero, not {self.beta}.")
+
+    def capacities(self, step: int) -> dict[str, float]:
+        """None of its terms has a capacity."""
+        return {}
+
+    def __call__(
+        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
+    ) -> Terms:
+        return {"reconstruction": reconstruction, "kl_z": self.beta * kl_z.sum(), "kl_c": self.beta * kl_c.sum()}
+
+
+@dataclass(frozen=True)
+class AnnealedCapacity:
+    """reconstruction + gamma |KL_z + KL_c - C|: one capacity for both (Burgess et al. 2018, equation 8)."""
+
+    gamma: float = 30.0
+    C: Capacity = field(default_factory=lambda: Capacity(end=10.0))
+    name: Literal["annealed_capacity"] = "annealed_capacity"
+
+    def __post_init__(self) -> None:
+        _require(self.gamma >= 0, f"gamma can't be below zero, not {self.gamma}.")
+
+    def capacities(self, step: int) -> dict[str, float]:
+        """C at this step, in nats."""
+        return {"C": self.C(step)}
+
+    def __call__(
+        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
+    ) -> Terms:
+        kl = kl_z.sum() + kl_c.sum()
+        return {"reconstruction": reconstruction, "capacity": self.gamma * (kl - self.C(step)).abs()}
+
+
+@dataclass(frozen=True)
+class SplitCapacity:
+    """reconstruction + gamma |KL_z - C_z| + gamma |KL_c - C_c|: JointVAE (Dupont 2018, equation 7).
+
+    Each absolute value is taken of the batch mean, as in the authors' code, not of every image.
+    """
+
+    gamma: float = 30.0
+    C_z: Capacity = field(default_factory=Capacity)
+    C_c: Capacity = field(default_factory=Capacity)
+    name: Literal["split_capacity"] = "split_capacity"
+
+    def __post_init__(self) -> None:
+        _require(self.gamma >= 0, f"gamma can't be below zero, not {self.gamma}.")
+
+    def capacities(self, step: int) -> dict[str, float]:
+        """C_z and C_c at this step, in nats."""
+        return {"C_z": self.C_z(step), "C_c": self.C_c(step)}
+
+    def __call__(
+        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
+    ) -> Terms:
+        terms = {"reconstruction": reconstruction}
+        # A model without z, or without c, has no such term: the missing latent has nothing to be held to.
+        if len(kl_z):
+            terms["capacity_z"] = self.gamma * (kl_z.sum() - self.C_z(step)).abs()
+        if len(kl_c):
+            terms["capacity_c"] = self.gamma * (kl_c.sum() - self.C_c(step)).abs()
+        return terms
+
+
+Objective = ELBO | BetaVAE | AnnealedCapacity | SplitCapacity
