@@ -1,0 +1,3 @@
+"""JointVAE: disentangled joint continuous and discrete representations (Dupont 2018), derived and reproduced."""
+
+__version__ = "0.1.0"

@@ -114,3 +114,55 @@ def load_training(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     noise.set_state(tensors["noise"])
     return state
+
+
+def load_authors(path: Path) -> JointVAE:
+    """A model that the paper's author published, from its state dict (`model.pt`, or the folder that holds it).
+
+    The layout is read off the shapes, so any of the published models loads: 32 or 64 pixels, one or three channels,
+    any number of discrete latents, or none, or no continuous one.
+
+    Raises:
+        JointVAEError: if the file is missing, would execute code, or is no such state dict.
+    """
+    file = path / "model.pt" if path.is_dir() else path
+    try:
+        theirs = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise JointVAEError(f"There is no checkpoint at {file}.") from None
+    except Exception:  # the unpickler raises whatever a damaged or hostile file provokes
+        raise JointVAEError(f"{file} is damaged or is not a plain state dict, so it was not loaded.") from None
+    try:
+        model, ours = _translate(theirs)
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError, RuntimeError):
+        raise JointVAEError(f"{file} holds a model of another architecture than the paper's.") from None
+    _load_weights(model, ours, file)
+    return model
+
+
+def _translate(theirs: dict[str, Tensor]) -> tuple[JointVAE, dict[str, Tensor]]:
+    """Our model for their state dict, and their weights under our names."""
+    heads = [name for name in ("fc_mean", "fc_log_var") if f"{name}.weight" in theirs]
+    units = sum(name.startswith("fc_alphas.") and name.endswith(".weight") for name in theirs)
+    discrete = [f"fc_alphas.{i}" for i in range(units)]
+    convolutional = sum(name.startswith("img_to_features.") and name.endswith(".weight") for name in theirs)
+    spec = LatentSpec(
+        len(theirs["fc_mean.weight"]) if heads else 0, tuple(len(theirs[f"{name}.weight"]) for name in discrete)
+    )
+    image = ImageShape(theirs["img_to_features.0.weight"].shape[1], 64 if convolutional == 4 else 32)
+    ours = {}
+    for name, tensor in theirs.items():
+        layer, _, rest = name.partition(".")
+        if layer == "img_to_features":
+            ours[f"encoder.0.{rest}"] = tensor
+        elif layer == "features_to_hidden":
+            ours[f"encoder.2.{rest.partition('.')[2]}"] = tensor
+        elif layer == "latent_to_features":
+            ours[f"decoder.{rest}"] = tensor
+        elif layer == "features_to_img":
+            ours[f"decoder.5.{rest}"] = tensor
+        elif not layer.startswith("fc_"):
+            raise KeyError(name)
+    for part in ("weight", "bias"):
+        ours[f"head.{part}"] = torch.cat([theirs[f"{name}.{part}"] for name in heads + discrete])
+    return JointVAE(spec, image), ours

@@ -142,6 +142,7 @@ class Trainer:
         self.step = 0
         self.epoch = 0
         self.seconds = 0.0
+        self.sessions: list[dict] = []  # a note of each time that the run was started or resumed
         self.curves: dict[str, list] = {"step": [], "reconstruction": [], "kl_z": [], "kl_c": []}
 
     def train_step(self, x: Tensor) -> Tensor:
@@ -164,16 +165,17 @@ class Trainer:
         """Every image once. Appends the epoch's means to the curves, and calls the hook every few steps."""
         config, started = self.config, time.perf_counter()
         batches = epoch_order(config, self.epoch, len(data)).to(self.device).split(config.batch_size)
-        total, recent, since = torch.zeros((), device=self.device), [], started
+        total, recent, images, since = torch.zeros((), device=self.device), [], 0, started
         for i, batch in enumerate(batches, start=1):
             recent.append(self.train_step(as_floats(data.images[batch])))
+            images += len(batch)
             if len(recent) == REPORT_EVERY or i == len(batches):
                 losses = torch.stack(recent)
                 self._stop_if_not_finite(losses)
                 total, now = total + losses.sum(0), time.perf_counter()
                 if hook:
-                    hook(self._progress(losses.mean(0), len(batches), len(recent) * len(batch) / (now - since)))
-                recent, since = [], now
+                    hook(self._progress(losses.mean(0), len(batches), images / (now - since)))
+                recent, images, since = [], 0, now
         self.epoch += 1
         self._append((total / len(batches)).tolist())
         self.seconds += time.perf_counter() - started
@@ -222,6 +224,7 @@ class Trainer:
                 "step": self.step,
                 "epoch": self.epoch,
                 "seconds": self.seconds,
+                "sessions": self.sessions,
                 "curves": self.curves,
             },
         )
@@ -234,22 +237,12 @@ class Trainer:
         """
         state = checkpoints.load_training(path, self.model, self.optimizer, self.noise, asdict(self.config))
         self.step, self.epoch = state["step"], state["epoch"]
-        self.seconds, self.curves = state["seconds"], state["curves"]
+        self.seconds, self.sessions, self.curves = state["seconds"], state["sessions"], state["curves"]
 
 
-def train(
-    config: Config,
-    data: Dataset,
-    state: Path,
-    device: torch.device | str = "cpu",
-    hook: Hook | None = None,
-) -> Trainer:
-    """Train to the config's last epoch, going on from the file `state` if it is there, saving to it each epoch."""
-    trainer = Trainer(config, device)
-    if state.exists():
-        trainer.resume(state)
+def train(trainer: Trainer, data: Dataset, state: Path, hook: Hook | None = None) -> None:
+    """Train to the config's last epoch, saving the whole state to the file `state` after each."""
     data = data.to(trainer.device)
-    while trainer.epoch < config.epochs:
+    while trainer.epoch < trainer.config.epochs:
         trainer.train_epoch(data, hook)
         trainer.save(state)
-    return trainer

@@ -1,0 +1,233 @@
+"""`python -m jointvae`: train, evaluate, sweep, reproduce, claims, doctor.
+
+Exit status: 0 done; 2 bad input, with one sentence that says what to do; 130 interrupted, and the same command goes on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jointvae.errors import JointVAEError
+
+if TYPE_CHECKING:  # torch takes seconds to import; --help need not wait for it
+    from jointvae.training import Config
+
+EXAMPLES = """\
+examples:
+  python -m jointvae train mnist --seed 3          one run of the paper's recipe, resumed if interrupted
+  python -m jointvae train digits --epochs 20      a changed recipe, on data that needs no download
+  python -m jointvae sweep mnist --seeds 8 --jobs 2
+  python -m jointvae evaluate runs/mnist-seed3.safetensors --dataset mnist
+  python -m jointvae claims                        what the paper says and what came out
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m jointvae",
+        description="Train, evaluate and reproduce JointVAE (Dupont 2018).",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+
+    train = commands.add_parser("train", help="train one run of a recipe and record it")
+    _recipe_options(train)
+    train.add_argument("--seed", type=int, default=0, help="decides weights, noise and order (default 0)")
+
+    sweep = commands.add_parser("sweep", help="train many seeds of a recipe side by side")
+    _recipe_options(sweep)
+    sweep.add_argument("--first-seed", type=int, default=0)
+    sweep.add_argument("--seeds", type=int, default=8, help="how many (default 8)")
+    sweep.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
+
+    evaluate = commands.add_parser("evaluate", help="score a trained model on a data set")
+    evaluate.add_argument("model", type=Path, help="a .safetensors file, or with --authors a model.pt or its folder")
+    evaluate.add_argument("--dataset", required=True, help="mnist, fashion or digits")
+    evaluate.add_argument("--split", default="test", help="train or test (default)")
+    evaluate.add_argument("--authors", action="store_true", help="the file is a state dict of the paper's author")
+    evaluate.add_argument("--record", metavar="NAME", help="with --authors: keep the result as results/reference/NAME")
+
+    reproduce = commands.add_parser("reproduce", help="get the data and train what a tier of the book needs")
+    reproduce.add_argument("--tier", default="auto", help="smoke, cpu, paper or auto (default: by the hardware)")
+    reproduce.add_argument("--seed", type=int, default=0)
+
+    claims = commands.add_parser("claims", help="print the claims of the paper with their verdicts, and all runs")
+    claims.add_argument("--results", type=Path, help="a results folder (default: the book's)")
+
+    commands.add_parser("doctor", help="check Python, torch, the device and the data, and say how to mend each")
+    return top
+
+
+def _recipe_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", help="mnist, fashion or digits")
+    command.add_argument("--out", type=Path, default=Path("runs"), help="folder of the records (default runs/)")
+    command.add_argument("--device", default="auto", help="cpu, cuda, … (default: the GPU where there is one)")
+    change = command.add_argument_group("changes to the recipe (the run gets a name of its own)")
+    change.add_argument("--dataset", help="mnist, fashion or digits")
+    change.add_argument("--epochs", type=int)
+    change.add_argument("--batch-size", type=int)
+    change.add_argument("--learning-rate", type=float)
+    change.add_argument("--tau", type=float, help="temperature of the relaxed samples")
+    change.add_argument("--gamma", type=float, help="weight of the capacity terms")
+    change.add_argument("--c-z", type=float, metavar="NATS", help="final capacity of z")
+    change.add_argument("--c-c", type=float, metavar="NATS", help="final capacity of c")
+    change.add_argument("--z", type=int, metavar="UNITS", help="units of z (0 for none)")
+    change.add_argument("--categories", type=int, nargs="*", metavar="N", help="categories of each c (none: no c)")
+    change.add_argument("--image-size", type=int, metavar="PIXELS", help="32 or 64")
+
+
+def configure(options: argparse.Namespace) -> "Config":
+    """The recipe with the changes that the command line asks for."""
+    from dataclasses import replace
+
+    from jointvae import training
+    from jointvae.data import DATASETS
+    from jointvae.latents import LatentSpec
+    from jointvae.model import ImageShape
+
+    config = training.recipe(options.recipe)
+    if options.dataset is not None and options.dataset not in DATASETS:
+        raise JointVAEError(f"There is no data set '{options.dataset}'; choose one of {', '.join(DATASETS)}.")
+    names = ("dataset", "epochs", "batch_size", "learning_rate", "tau")
+    changes = {name: value for name in names if (value := getattr(options, name)) is not None}
+    spec = config.latents
+    latents = LatentSpec(
+        spec.z if options.z is None else options.z, spec.c if options.categories is None else tuple(options.categories)
+    )
+    image = config.image if options.image_size is None else ImageShape(config.image.channels, options.image_size)
+    objective = config.objective
+    C_z = objective.C_z if options.c_z is None else replace(objective.C_z, end=options.c_z)
+    C_c = objective.C_c if options.c_c is None else replace(objective.C_c, end=options.c_c)
+    gamma = objective.gamma if options.gamma is None else options.gamma
+    if latents != spec:
+        C_c = replace(C_c, ceiling=latents.max_kl_c)
+    return replace(
+        config, latents=latents, image=image, objective=replace(objective, gamma=gamma, C_z=C_z, C_c=C_c), **changes
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        COMMANDS[options.command](options)
+    except JointVAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on from the last finished epoch.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    config = replace(configure(options), seed=options.seed)
+    from jointvae import runs
+    from jointvae.terminal import Display, runs_table
+
+    with Display() as display:
+        record = runs.run(config, options.out, options.device, lambda news: display.say(config.run_name, news))
+    display.console.print(runs_table([record]))
+    display.console.print(f"Recorded in {options.out / record.name}.json.", highlight=False)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from jointvae import runs
+    from jointvae.terminal import Display, runs_table
+
+    if options.seeds < 1 or options.jobs < 1:
+        raise JointVAEError("--seeds and --jobs must be 1 or more.")
+    configs = runs.seeds(configure(options), options.first_seed, options.seeds)
+    with Display() as display:
+        records = runs.sweep(configs, options.out, options.device, options.jobs, display.say)
+    display.console.print(runs_table(records))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
+    from jointvae import checkpoints, data
+    from jointvae.evaluation import evaluate
+
+    load = checkpoints.load_authors if options.authors else checkpoints.load_model
+    model = load(options.model)
+    if options.record:
+        _record_reference(options)
+        return
+    dataset = data.load(options.dataset, options.split, model.image.size)
+    if dataset.images.shape[1] != model.image.channels:
+        raise JointVAEError(f"The model takes {model.image.channels} channels, '{options.dataset}' has 1.")
+    print(json.dumps(asdict(evaluate(model, dataset)), indent=1))
+
+
+def _record_reference(options: argparse.Namespace) -> None:
+    from jointvae import checkpoints, data, results
+    from jointvae.evaluation import evaluate
+    from jointvae.files import sha256
+
+    model = checkpoints.load_authors(options.model)
+    file = options.model / "model.pt" if options.model.is_dir() else options.model
+    train, test = (evaluate(model, data.load(options.dataset, split, model.image.size)) for split in data.SPLITS)
+    reference = results.Reference(
+        name=options.record,
+        source="trained model published by the paper's author with the paper's code",
+        dataset=options.dataset,
+        sha256=sha256(file),
+        provenance=results.Provenance.now(),
+        train=train,
+        test=test,
+    )
+    path = results.RESULTS / "reference" / f"{options.record}.json"
+    results.write(path, reference)
+    print(f"Recorded in {path}.")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from jointvae import book
+    from jointvae.terminal import Display, runs_table
+
+    with Display() as display:
+        records = book.reproduce(options.tier, options.seed, display.say)
+    display.console.print(runs_table(records))
+
+
+def _claims(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from jointvae import claims, results
+    from jointvae.terminal import claims_table, runs_table
+
+    folder = options.results or results.RESULTS
+    console = Console()
+    console.print(claims_table(claims.judge_all(folder)))
+    console.print(runs_table(results.records(folder / "runs")))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from jointvae import book
+
+    complaints = book.doctor()
+    if complaints:
+        raise JointVAEError(" ".join(complaints))
+
+
+COMMANDS = {
+    "train": _train,
+    "sweep": _sweep,
+    "evaluate": _evaluate,
+    "reproduce": _reproduce,
+    "claims": _claims,
+    "doctor": _doctor,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""What the chapters and `make reproduce` need: tiers, the reader's own runs, and the stamp under every page."""
+
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from jointvae import data, results, runs, training
+from jointvae.errors import JointVAEError
+from jointvae.results import RESULTS, Record
+
+RUNS = RESULTS.parent / "runs"  # the reader's own records
+TIERS = ("smoke", "cpu", "paper")
+SEEDS = {"cpu": 1, "paper": 8}  # runs of each recipe
+FALLBACK = RUNS / "DATA_FALLBACK"  # holds the sentence that the front page shows when MNIST can't be had
+
+
+def choose_tier(name: str) -> str:
+    """The tier of that name; `auto` is `paper` with a GPU and `cpu` without.
+
+    Raises:
+        JointVAEError: if there is no such tier.
+    """
+    if name == "auto":
+        return "paper" if torch.cuda.is_available() else "cpu"
+    if name not in TIERS:
+        raise JointVAEError(f"There is no tier '{name}'; choose one of {', '.join(TIERS)} or auto.")
+    return name
+
+
+def plan(tier: str, seed: int) -> list[training.Config]:
+    """The runs that a tier asks for."""
+    if tier == "smoke":
+        return [replace(training.recipe("digits"), seed=seed)]
+    return [config for name in ("mnist", "fashion") for config in runs.seeds(training.recipe(name), seed, SEEDS[tier])]
+
+
+def fallback_sentence() -> str | None:
+    """What to tell the reader if the last `reproduce` had to do without MNIST, else None."""
+    return FALLBACK.read_text(encoding="utf-8").strip() if FALLBACK.exists() else None
+
+
+def reproduce(tier: str, seed: int, say: runs.Say) -> list[Record]:
+    """Train what the tier asks for, skipping what is recorded, going on with what was interrupted.
+
+    Where MNIST or FashionMNIST can't be had it goes on with the digits that scikit-learn carries, and says so loudly.
+    """
+    tier = choose_tier(tier)
+    configs = plan(tier, seed)
+    FALLBACK.unlink(missing_ok=True)
+    try:
+        for name in dict.fromkeys(config.dataset for config in configs):
+            say(name, "checking the data")
+            data.load(name, "train")
+            data.load(name, "test")
+    except data.DataUnavailableError as error:
+        sentence = f"WITHOUT MNIST: {error} Everything below was made with the 1,797 small digits of scikit-learn."
+        results.write_atomic(FALLBACK, (sentence + "\n").encode())
+        say("ATTENTION", sentence)
+        configs = plan("smoke", seed)
+    jobs = 1 if torch.cuda.is_available() else min(len(configs), torch.get_num_threads())
+    return runs.sweep(configs, RUNS, "auto", jobs, say)
+
+
+def reader_run(name: str, tier: str, seed: int) -> tuple[Record, Path]:
+    """The reader's own run for a chapter on the recipe `name`, and the folder of its weights.
+
+    In the smoke tier, or where MNIST can't be had, that is the small recipe on the embedded digits, trained on the
+    spot; otherwise the recipe itself, as `make reproduce` left it, or trained now if it did not.
+    """
+    if tier == "smoke" or fallback_sentence():
+        # Never a stored run: a book built to test the code must be made by the code as it is.
+        folder = Path(tempfile.mkdtemp(prefix="jointvae-"))
+        return runs.run(replace(training.recipe("digits"), seed=seed), folder), folder
+    return runs.run(replace(training.recipe(name), seed=seed), RUNS), RUNS
+
+
+def stamp(tier: str, seed: int, dataset: str, records: list[Record] | None = None) -> str:
+    """A Markdown table that says what made the outputs of a page."""
+    now = results.Provenance.now(runs.choose_device())
+    rows = {
+        "tier": tier,
+        "seed": str(seed),
+        "data": dataset,
+        "hardware": f"{now.device}, {now.threads} thread{'s' * (now.threads != 1)}",
+        "commit": _commit(now),
+        "versions": f"jointvae {now.version}, torch {now.torch}, Python {now.python}",
+        "made": now.started,
+    }
+    if records:
+        rows["recorded runs"] = ", ".join(f"`{record.name}`" for record in records)
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["| Made by | |", "|:--|:--|", *lines])
+
+
+def _commit(now: results.Provenance) -> str:
+    if now.commit is None:
+        return f"not a repository, package version {now.version}"
+    return f"`{now.commit[:10]}`" + (" with local changes" if now.dirty else "")
+
+
+def doctor(say: Callable[[str], None] = print) -> list[str]:
+    """Check what a run needs and print a line each; returns a sentence on how to mend each thing that is wrong."""
+    complaints = []
+    say(f"Python {platform.python_version()} on {platform.platform()}")
+    say(f"torch {torch.__version__}, torchvision {metadata.version('torchvision')}")
+    say(f"device: {results.device_name(runs.choose_device())}, {torch.get_num_threads()} threads")
+    for name in data.DATASETS:
+        try:
+            if name in data.FOLDERS and data.folder(name) is None:
+                say(f"{name}: not on disk, will be downloaded when needed")
+                continue
+            say(f"{name}: {len(data.load(name, 'train')):,} + {len(data.load(name, 'test')):,} images, checksums good")
+        except JointVAEError as error:
+            say(f"{name}: {error}")
+            complaints.append(str(error))
+    say(f"checked {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+    return complaints

@@ -1,0 +1,218 @@
+"""The claims ledger: what the paper says, how it is tested here, and the verdict that the records earn.
+
+`results/claims.yml` states each claim as a predicate over run records; nothing in it says how the test came out.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+from scipy.stats import spearmanr
+
+from jointvae import results
+from jointvae.data import CLASSES
+from jointvae.errors import JointVAEError
+from jointvae.evaluation import Evaluation
+from jointvae.results import RESULTS, Record, Reference
+
+Verdict = Literal["reproduced", "partly", "not reproduced", "not tested"]
+ACTIVE = 0.1  # nats: a unit of z that carries less is called unused
+
+
+def _test(record: Record | Reference) -> Evaluation:
+    assert record.test is not None, "failed runs are left out before a metric is taken"
+    return record.test
+
+
+def overlap(evaluation: Evaluation, first: str, second: str, classes: tuple[str, ...]) -> float:
+    """How alike two classes fall into the categories: 1 if in the same shares, 0 if no category holds both."""
+    confusion = np.array(evaluation.confusion, dtype=float)
+    shares = confusion / confusion.sum(axis=1, keepdims=True)
+    return float(np.minimum(shares[classes.index(first)], shares[classes.index(second)]).sum())
+
+
+def _shirt_rank(record: Record | Reference) -> float:
+    """At which place, from 1, T-shirt and shirt stand among all pairs of classes ordered by overlap, largest first."""
+    names = CLASSES["fashion"]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    ordered = sorted(pairs, key=lambda pair: overlap(_test(record), *pair, names), reverse=True)
+    return float(ordered.index(("T-shirt", "shirt")) + 1)
+
+
+# Each takes one number from a record: a share, or nats.
+METRICS: dict[str, Callable[[Any], float | None]] = {
+    "accuracy": lambda record: _test(record).accuracy,
+    "majority": lambda record: _test(record).accuracy_majority,
+    "nmi": lambda record: _test(record).nmi,
+    "kl_z": lambda record: sum(_test(record).kl_z),
+    "kl_c": lambda record: sum(_test(record).kl_c),
+    "kl_c_share": lambda record: sum(_test(record).kl_c) / record.config.latents.max_kl_c,
+    "information": lambda record: sum(_test(record).information),
+    "active_units": lambda record: float(sum(kl > ACTIVE for kl in _test(record).kl_z)),
+    "reconstruction": lambda record: record.train.reconstruction,
+    "shirts_overlap": lambda record: overlap(_test(record), "T-shirt", "shirt", CLASSES["fashion"]),
+    "shirts_rank": _shirt_rank,
+}
+STATISTICS: dict[str, Callable[[list[float]], float]] = {
+    "max": max,
+    "min": min,
+    "mean": statistics.fmean,
+    "median": statistics.median,
+}
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Bounds:
+    """A closed interval that a statistic must fall into."""
+
+    at_least: float = -float("inf")
+    at_most: float = float("inf")
+
+    def hold(self, value: float) -> bool:
+        """Whether the value lies inside."""
+        return self.at_least <= value <= self.at_most
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Claim:
+    """A claim and its test: a statistic over all finished runs of a recipe, or one evaluated reference model."""
+
+    id: str
+    claim: str
+    source: str
+    criterion: str  # the predicate below, in words
+    reproduced: Bounds = Bounds()
+    partly: Bounds | None = None
+    recipe: str | None = None
+    reference: str | None = None
+    metric: str | list[str] | None = None
+    statistic: Literal["max", "min", "mean", "median", "rank_correlation"] = "mean"
+    paper: float | None = None
+    unit: Literal["share", "nats", "number"] = "number"
+    min_runs: int = 1
+    why_not_tested: str | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [metric for metric in self.metrics if metric not in METRICS]
+        if unknown:
+            raise ValueError(f"unknown metric {unknown[0]}")
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metric's name; a rank correlation has two."""
+        return [self.metric] if isinstance(self.metric, str) else self.metric or []
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim with the value that was found, over how many runs, and the verdict."""
+
+    claim: Claim
+    value: float | None
+    runs: int
+    verdict: Verdict
+
+
+def read_ledger(path: Path = RESULTS / "claims.yml") -> list[Claim]:
+    """The claims, in the ledger's order.
+
+    Raises:
+        JointVAEError: if the file is missing, not YAML, or a claim has a field too few, too many or wrong.
+    """
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise JointVAEError(f"There is no claims ledger at {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise JointVAEError(f"{path} is not readable YAML.") from None
+    try:
+        ledger = TypeAdapter(list[Claim]).validate_python(rows)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise JointVAEError(f"{path} is not a valid ledger ({where}: {first['msg'].lower()}).") from None
+    ids = [claim.id for claim in ledger]
+    if len(set(ids)) < len(ids):
+        raise JointVAEError(f"{path} names the claim {statistics.mode(ids)} twice.")
+    return ledger
+
+
+def judge(claim: Claim, records: list[Record], references: list[Reference]) -> Judgement:
+    """The verdict on one claim, computed from the records that it asks for."""
+    pool: list[Any]
+    if claim.reference:
+        pool = [reference for reference in references if reference.name == claim.reference]
+    else:
+        pool = [r for r in records if r.config.recipe == claim.recipe and r.status == "finished" and is_plain(r)]
+    if not claim.metrics or len(pool) < claim.min_runs:
+        return Judgement(claim, None, len(pool), "not tested")
+    columns = [[METRICS[metric](record) for record in pool] for metric in claim.metrics]
+    if any(value is None for column in columns for value in column):
+        return Judgement(claim, None, len(pool), "not tested")
+    if claim.statistic == "rank_correlation":
+        value = float(spearmanr(*columns).statistic)
+    else:
+        value = STATISTICS[claim.statistic](columns[0])
+    return Judgement(claim, value, len(pool), _verdict(claim, value))
+
+
+def is_plain(record: Record) -> bool:
+    """Whether a run followed its recipe to the letter; a changed hyperparameter puts a hash into the name."""
+    return record.name == f"{record.config.recipe}-seed{record.config.seed}"
+
+
+def _verdict(claim: Claim, value: float) -> Verdict:
+    if claim.reproduced.hold(value):
+        return "reproduced"
+    return "partly" if claim.partly and claim.partly.hold(value) else "not reproduced"
+
+
+def judge_all(folder: Path = RESULTS) -> list[Judgement]:
+    """The verdict on every claim of the ledger, from the records of a results folder."""
+    records, references = results.records(folder / "runs"), results.references(folder / "reference")
+    return [judge(claim, records, references) for claim in read_ledger(folder / "claims.yml")]
+
+
+def show(value: float | None, unit: str) -> str:
+    """A value with its unit, as the tables print it."""
+    if value is None:
+        return "–"
+    return {"share": f"{value:.1%}", "nats": f"{value:.2f} nats", "number": f"{value:.2f}"}[unit]
+
+
+def facts(folder: Path = RESULTS) -> dict[str, float | int | str | None]:
+    """Every number that prose may quote, by name, computed from the recorded results."""
+    found: dict[str, float | int | str | None] = {}
+    for judgement in judge_all(folder):
+        name = f"claim.{judgement.claim.id}"
+        found |= {f"{name}.value": judgement.value, f"{name}.runs": judgement.runs, f"{name}.verdict": judgement.verdict}
+        found[f"{name}.paper"] = judgement.claim.paper
+    for reference in results.references(folder / "reference"):
+        for metric in ("accuracy", "majority", "kl_z", "kl_c", "nmi"):
+            found[f"{reference.name}.{metric}"] = METRICS[metric](reference)
+        found[f"{reference.name}.reconstruction"] = reference.test.reconstruction
+    records = [record for record in results.records(folder / "runs") if is_plain(record)]
+    for recipe in sorted({record.config.recipe for record in records}):
+        found |= _recipe_facts(recipe, [record for record in records if record.config.recipe == recipe])
+    return found
+
+
+def _recipe_facts(recipe: str, records: list[Record]) -> dict[str, float | int | str | None]:
+    finished = [record for record in records if record.status == "finished"]
+    found: dict[str, float | int | str | None] = {
+        f"{recipe}.runs": len(finished),
+        f"{recipe}.failed": len(records) - len(finished),
+        f"{recipe}.seeds": ", ".join(str(record.config.seed) for record in finished),
+        f"{recipe}.steps": max(record.curves["step"][-1] for record in finished) if finished else 0,
+    }
+    for metric in ("accuracy", "majority", "nmi", "kl_z", "kl_c", "information", "active_units", "reconstruction"):
+        values = [value for record in finished if (value := METRICS[metric](record)) is not None]
+        for name, statistic in STATISTICS.items():
+            found[f"{recipe}.{metric}.{name}"] = statistic(values) if values else None
+    return found

@@ -1,0 +1,129 @@
+"""What a trained model found: clusters against labels, information, divergences. Labels are used here and only here.
+
+A cluster is the arg max of a discrete unit's posterior. Divergences and information are in nats, accuracies in [0, 1].
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from torch import Tensor
+
+from jointvae.data import Dataset, as_floats
+from jointvae.latents import Posterior
+from jointvae.model import JointVAE
+from jointvae.objectives import reconstruction_loss
+
+BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one split. Lists over units follow the model's order; without a discrete unit, scores are None."""
+
+    split: str
+    images: int
+    reconstruction: float  # nats per image, decoding the mode of (z, c)
+    kl_z: list[float]  # nats, per unit
+    kl_c: list[float]  # nats, per unit
+    information: list[float]  # I(x; c_i) in nats, per discrete unit
+    unit: int | None  # the discrete unit that carries most information; the scores below are of its categories
+    accuracy: float | None  # best one-to-one match of categories to classes
+    accuracy_majority: float | None  # every category votes for its commonest class
+    nmi: float | None
+    ari: float | None
+    usage: list[float] | None  # share of the images in each category
+    confusion: list[list[int]] | None  # a row per class, a column per category
+
+
+def confusion_matrix(
+    labels: Int[Tensor, " n"], clusters: Int[Tensor, " n"], n_classes: int, n_categories: int
+) -> Int[np.ndarray, "classes categories"]:
+    """How many images of each class fell into each category."""
+    flat = torch.bincount(labels * n_categories + clusters, minlength=n_classes * n_categories)
+    return flat.view(n_classes, n_categories).numpy()
+
+
+def one_to_one(confusion: Int[np.ndarray, "classes categories"]) -> tuple[float, dict[int, int]]:
+    """The best accuracy of a one-to-one match, and the match: category to class (Hungarian algorithm).
+
+    With more categories than classes, or fewer, some stay unmatched and their images count as wrong.
+    """
+    classes, categories = linear_sum_assignment(confusion, maximize=True)
+    accuracy = confusion[classes, categories].sum() / confusion.sum()
+    return float(accuracy), {int(k): int(label) for label, k in zip(classes, categories, strict=True)}
+
+
+def majority(confusion: Int[np.ndarray, "classes categories"]) -> float:
+    """The accuracy when every category stands for its commonest class; several may stand for the same one."""
+    return float(confusion.max(axis=0).sum() / confusion.sum())
+
+
+def mutual_information(logits: Float[Tensor, "n categories"]) -> float:
+    """I(x; c) = H(mean of q(c|x)) - mean of H(q(c|x)), in nats, over the images that the logits belong to.
+
+    Unlike KL(q(c|x) || uniform) it is zero when all images share one category, however sure the encoder is.
+    """
+    log_probs = logits.double().log_softmax(-1)
+    probs = log_probs.exp()
+    conditional = -(probs * log_probs).sum(-1).mean()
+    mean = probs.mean(0)
+    return float(-torch.special.xlogy(mean, mean).sum() - conditional)
+
+
+def batches(data: Dataset) -> Iterator[Tensor]:
+    """All images in order, with values in [0, 1]."""
+    for images in data.images.split(BATCH):
+        yield as_floats(images)
+
+
+@torch.no_grad()
+def encode(model: JointVAE, data: Dataset) -> Posterior:
+    """The posterior of every image of a data set, on the CPU."""
+    device = next(model.parameters()).device
+    parts = [model.encode(x.to(device)) for x in batches(data)]
+    logits = tuple(torch.cat([part.logits[i] for part in parts]).cpu() for i in range(len(model.spec.c)))
+    return Posterior(torch.cat([p.mu for p in parts]).cpu(), torch.cat([p.logvar for p in parts]).cpu(), logits)
+
+
+@torch.no_grad()
+def mode_reconstruction(model: JointVAE, data: Dataset, posterior: Posterior) -> float:
+    """-log p(x | mode of (z, c)), in nats per image."""
+    device = next(model.parameters()).device
+    total = 0.0
+    for x, latent in zip(batches(data), posterior.mode().split(BATCH), strict=True):
+        total += reconstruction_loss(model.decode(latent.to(device)), x.to(device)).item() * len(x)
+    return total / len(data)
+
+
+def evaluate(model: JointVAE, data: Dataset) -> Evaluation:
+    """Everything that a run record says of a model on one split."""
+    posterior = encode(model, data)
+    common = {
+        "split": data.split,
+        "images": len(data),
+        "reconstruction": mode_reconstruction(model, data, posterior),
+        "kl_z": posterior.kl_z().mean(0).tolist(),
+        "kl_c": posterior.kl_c().mean(0).tolist(),
+        "information": [mutual_information(logits) for logits in posterior.logits],
+    }
+    if not posterior.logits:
+        scores = dict.fromkeys(("unit", "accuracy", "accuracy_majority", "nmi", "ari", "usage", "confusion"))
+        return Evaluation(**common, **scores)
+    unit = int(np.argmax(common["information"]))
+    clusters = posterior.logits[unit].argmax(-1)
+    confusion = confusion_matrix(data.labels.cpu(), clusters, len(data.classes), model.spec.c[unit])
+    return Evaluation(
+        **common,
+        unit=unit,
+        accuracy=one_to_one(confusion)[0],
+        accuracy_majority=majority(confusion),
+        nmi=float(normalized_mutual_info_score(data.labels.cpu(), clusters)),
+        ari=float(adjusted_rand_score(data.labels.cpu(), clusters)),
+        usage=(confusion.sum(axis=0) / confusion.sum()).tolist(),
+        confusion=confusion.tolist(),
+    )

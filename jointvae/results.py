@@ -1,0 +1,195 @@
+"""Run records: one JSON file per run, validated when written and when read, never half written.
+
+A record holds everything that made the run and everything that came of it. Failed runs leave a record too.
+"""
+
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+import jointvae
+from jointvae.errors import JointVAEError
+from jointvae.evaluation import Evaluation
+from jointvae.files import write_atomic
+from jointvae.training import Config
+
+SCHEMA = 1
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which code, on which machine, and when."""
+
+    version: str
+    commit: str | None
+    dirty: bool | None
+    python: str
+    torch: str
+    device: str
+    threads: int
+    started: str  # ISO 8601, UTC
+
+    @classmethod
+    def now(cls, device: torch.device | str = "cpu") -> "Provenance":
+        """The present moment of this process."""
+        commit, dirty = git_state()
+        return cls(
+            version=jointvae.__version__,
+            commit=commit,
+            dirty=dirty,
+            python=platform.python_version(),
+            torch=torch.__version__,
+            device=device_name(torch.device(device)),
+            threads=torch.get_num_threads(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file that keeps a run's weights, beside its record."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run, from config to scores. `curves` holds a list per quantity with an entry per epoch, in nats per image."""
+
+    name: str
+    status: Literal["finished", "failed"]
+    error: str | None
+    config: Config
+    data: dict[str, str]  # file to SHA-256
+    provenance: list[Provenance]  # one for each time that the run was started or resumed
+    seconds: float
+    images_per_second: float | None
+    curves: dict[str, list[Any]]
+    train: Evaluation | None
+    test: Evaluation | None
+    scores: dict[str, float]  # label-free
+    checkpoint: Checkpoint | None
+    schema: int = field(default=SCHEMA)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model that others published, evaluated by us."""
+
+    name: str
+    source: str
+    dataset: str
+    sha256: str
+    provenance: Provenance
+    train: Evaluation
+    test: Evaluation
+    schema: int = field(default=SCHEMA)
+
+
+@cache
+def git_state() -> tuple[str | None, bool | None]:
+    """The commit of the code, and whether tracked files differ from it; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def device_name(device: torch.device) -> str:
+    """What a reader would call the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model} (CPU)"
+
+
+def write(path: Path, record: Record | Reference) -> None:
+    """Write a record atomically, after checking that it reads back as itself."""
+    content = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
+    parse(json.loads(content), type(record), path)
+    write_atomic(path, content.encode())
+
+
+def read(path: Path, kind: type = Record) -> Any:
+    """A record from its file.
+
+    Raises:
+        JointVAEError: if the file is missing, cut, or has a field too few, too many or of the wrong kind.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise JointVAEError(f"There is no results file {path}.") from None
+    except (OSError, ValueError):
+        raise JointVAEError(f"{path} is not readable JSON: restore it or run the recipe again.") from None
+    return parse(content, kind, path)
+
+
+def parse(content: Any, kind: type, path: Path) -> Any:
+    """Check decoded JSON against the record's fields, strictly: nothing missing, nothing extra, no coercion."""
+    remedy = "restore the file or run the recipe again"
+    if isinstance(content, dict) and content.get("schema", SCHEMA) != SCHEMA:
+        raise JointVAEError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}: {remedy}.")
+    adapter = _adapter(kind)
+    try:
+        record = adapter.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise JointVAEError(f"{path} is not a valid record ({where}: {first['msg'].lower()}): {remedy}.") from None
+    # Dataclass defaults would silently fill a missing field, and unknown ones would be dropped.
+    difference = _difference(content, adapter.dump_python(record, mode="json"))
+    if difference:
+        raise JointVAEError(f"{path} is not a valid record ({difference}): {remedy}.")
+    return record
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def _difference(given: Any, expected: Any, where: str = "") -> str | None:
+    """The first place where two pieces of JSON differ, in words."""
+    if isinstance(given, dict) and isinstance(expected, dict):
+        for key in [*expected, *given]:
+            place = f"{where}.{key}".lstrip(".")
+            if key not in given:
+                return f"the field {place} is missing"
+            if key not in expected:
+                return f"the field {place} is unknown"
+            if found := _difference(given[key], expected[key], place):
+                return found
+        return None
+    return None if given == expected else f"the field {where} is not as expected"
+
+
+def records(folder: Path = RESULTS / "runs", recipe: str | None = None) -> list[Record]:
+    """All records of a folder, of one recipe if named, in the order of their seeds."""
+    found = [read(path) for path in sorted(folder.glob("*.json"))]
+    kept = [record for record in found if recipe is None or record.config.recipe == recipe]
+    return sorted(kept, key=lambda record: (record.config.recipe, record.config.seed, record.name))
+
+
+def references(folder: Path = RESULTS / "reference") -> list[Reference]:
+    """All evaluated models of others."""
+    return [read(path, Reference) for path in sorted(folder.glob("*.json"))]

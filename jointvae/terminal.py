@@ -1,0 +1,97 @@
+"""What the command line shows: live progress of one or many runs, and tables."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jointvae import claims, training
+from jointvae.results import Record
+
+PLAIN_EVERY = 30.0  # seconds between two lines of one run where there is no terminal to draw on
+
+
+class Display:
+    """A line per run: reconstruction, KL_z, KL_c, capacities (nats per image), images/s and the time left.
+
+    On a terminal the lines are redrawn in place; elsewhere (a log file) a plain line appears now and then.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[losses]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.tasks: dict[str, object] = {}
+        self.last: dict[str, float] = {}
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def say(self, name: str, news: training.Progress | str) -> None:
+        """Show the progress of the run `name`, or its last word."""
+        if isinstance(news, str):
+            self.console.print(f"{name}: {news}", highlight=False)
+            return
+        text = losses(news)
+        if not self.console.is_terminal:
+            self._plain(name, news, text)
+            return
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=news.steps, losses="")
+        self.progress.update(self.tasks[name], completed=news.step, losses=text)  # type: ignore[arg-type]
+
+    def _plain(self, name: str, news: training.Progress, text: str) -> None:
+        if time.monotonic() - self.last.get(name, -PLAIN_EVERY) < PLAIN_EVERY:
+            return
+        self.last[name] = time.monotonic()
+        self.console.print(f"{name}: step {news.step:,} of {news.steps:,}, {text}", highlight=False)
+
+
+def losses(news: training.Progress) -> str:
+    """The state of a run in one line, capacities after a slash."""
+    capacity = {name: f"/{value:.2f}" for name, value in news.capacities.items()}
+    return (
+        f"rec {news.reconstruction:.1f}  KL_z {news.kl_z:.2f}{capacity.get('C_z', '')}  "
+        f"KL_c {news.kl_c:.2f}{capacity.get('C_c', '')}{capacity.get('C', '')}  {news.images_per_second:,.0f} images/s"
+    )
+
+
+def claims_table(judgements: list[claims.Judgement]) -> Table:
+    """The claims ledger with its computed verdicts."""
+    colours = {"reproduced": "green", "partly": "yellow", "not reproduced": "red", "not tested": "dim"}
+    table = Table(title="Claims of the paper, tested", title_justify="left", show_lines=False)
+    for heading in ("claim", "paper", "here", "runs", "verdict"):
+        table.add_column(heading, justify="right" if heading in ("paper", "here", "runs") else "left")
+    for judgement in judgements:
+        claim, colour = judgement.claim, colours[judgement.verdict]
+        values = (claims.show(claim.paper, claim.unit), claims.show(judgement.value, claim.unit))
+        table.add_row(claim.claim, *values, str(judgement.runs), f"[{colour}]{judgement.verdict}[/]")
+    return table
+
+
+def runs_table(records: list[Record]) -> Table:
+    """A row per run, failed ones included; every accuracy is on the test set."""
+    table = Table(title="Runs", title_justify="left")
+    for heading in ("run", "one-to-one", "majority", "KL_z", "KL_c", "I(x;c)", "reconstruction"):
+        table.add_column(heading, justify="left" if heading == "run" else "right")
+    for record in records:
+        if record.test is None:
+            table.add_row(record.name, f"[red]failed: {record.error}[/]")
+            continue
+        nats = [sum(record.test.kl_z), sum(record.test.kl_c), sum(record.test.information), record.test.reconstruction]
+        shares = [record.test.accuracy, record.test.accuracy_majority]
+        cells = [claims.show(share, "share") for share in shares] + [f"{value:.2f}" for value in nats]
+        table.add_row(record.name, *cells)
+    return table
