@@ -1,5 +1,6 @@
 """What the chapters and `make reproduce` need: tiers, the reader's own runs, and the stamp under every page."""
 
+import json
 import platform
 import tempfile
 from collections.abc import Callable
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import torch
 
-from jointvae import data, results, runs, training
+from jointvae import claims, data, results, runs, training
+from jointvae.claims import Judgement
 from jointvae.errors import JointVAEError
+from jointvae.evaluation import Evaluation
+from jointvae.files import write_atomic
 from jointvae.results import RESULTS, Record
 
 RUNS = RESULTS.parent / "runs"  # the reader's own records
@@ -60,7 +64,7 @@ def reproduce(tier: str, seed: int, say: runs.Say) -> list[Record]:
             data.load(name, "test")
     except data.DataUnavailableError as error:
         sentence = f"WITHOUT MNIST: {error} Everything below was made with the 1,797 small digits of scikit-learn."
-        results.write_atomic(FALLBACK, (sentence + "\n").encode())
+        write_atomic(FALLBACK, (sentence + "\n").encode())
         say("ATTENTION", sentence)
         configs = plan("smoke", seed)
     jobs = 1 if torch.cuda.is_available() else min(len(configs), torch.get_num_threads())
@@ -80,6 +84,20 @@ def reader_run(name: str, tier: str, seed: int) -> tuple[Record, Path]:
     return runs.run(replace(training.recipe(name), seed=seed), RUNS), RUNS
 
 
+def chosen_run(name: str) -> Record:
+    """The recorded run of a recipe that the chapters show: the lowest reconstruction loss on the training set.
+
+    The choice sees no label.
+
+    Raises:
+        JointVAEError: if no finished run of the recipe is recorded with its weights.
+    """
+    kept = [record for record in results.records(recipe=name) if record.checkpoint and record.train]
+    if not kept:
+        raise JointVAEError(f"No run of '{name}' is recorded with its weights in {RESULTS / 'runs'}.")
+    return min(kept, key=lambda record: record.train.reconstruction)
+
+
 def stamp(tier: str, seed: int, dataset: str, records: list[Record] | None = None) -> str:
     """A Markdown table that says what made the outputs of a page."""
     now = results.Provenance.now(runs.choose_device())
@@ -95,7 +113,71 @@ def stamp(tier: str, seed: int, dataset: str, records: list[Record] | None = Non
     if records:
         rows["recorded runs"] = ", ".join(f"`{record.name}`" for record in records)
     lines = [f"| {name} | {value} |" for name, value in rows.items()]
-    return "\n".join(["| Made by | |", "|:--|:--|", *lines])
+    return "\n".join(["| This page was made by | |", "|:--|:--|", *lines])
+
+
+def claims_table(judgements: list[Judgement]) -> str:
+    """The claims ledger as a Markdown table, a badge for each verdict."""
+    lines = ["| Claim | Where | Paper | Here | Runs | Verdict |", "|:--|:--|--:|--:|--:|:--|"]
+    for judgement in judgements:
+        claim = judgement.claim
+        cells = [
+            f"{claim.claim} *Test: {claim.criterion}.*",
+            claim.source,
+            claims.show(claim.paper, claim.unit),
+            claims.show(judgement.value, claim.unit),
+            str(judgement.runs),
+            badge(judgement.verdict),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def badge(verdict: str) -> str:
+    """A verdict as a coloured word."""
+    return f'<span class="verdict-{verdict.replace(" ", "-")}">{verdict}</span>'
+
+
+def runs_table(rows: list[tuple[str, Evaluation]]) -> str:
+    """Evaluations as a Markdown table, a row each; divergences and information in nats."""
+    lines = [
+        "| Run | One-to-one | Majority | NMI | KL_z | KL_c | I(x; c) | Reconstruction |",
+        "|:--|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, found in rows:
+        nats = [sum(found.kl_z), sum(found.kl_c), sum(found.information), found.reconstruction]
+        shares = [claims.show(found.accuracy, "share"), claims.show(found.accuracy_majority, "share")]
+        nmi = "–" if found.nmi is None else f"{found.nmi:.3f}"
+        lines.append("| " + " | ".join([name, *shares, nmi, *[f"{value:.2f}" for value in nats]]) + " |")
+    return "\n".join(lines)
+
+
+def provenance_table(records: list[Record]) -> str:
+    """Where each recorded run was made, as a Markdown table; a run that was interrupted has a line per sitting."""
+    lines = ["| Run | Started (UTC) | Commit | Device | Threads | torch | Images/s |", "|:--|:--|:--|:--|--:|:--|--:|"]
+    for record in records:
+        for sitting in record.provenance:
+            speed = "–" if record.images_per_second is None else f"{record.images_per_second:,.0f}"
+            cells = [f"`{record.name}`", sitting.started[:16].replace("T", " "), _commit(sitting), sitting.device]
+            lines.append("| " + " | ".join([*cells, str(sitting.threads), sitting.torch, speed]) + " |")
+    return "\n".join(lines)
+
+
+def benchmark_table() -> str:
+    """What `make bench` recorded, as a Markdown table."""
+    path = RESULTS / "benchmarks" / "train_step.json"
+    if not path.exists():
+        return "Not measured yet: run `make bench`."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    low, high = min(found["ratios"]), max(found["ratios"])
+    rows = {
+        "images/s over the baseline, median of pairs": f"{found['ratio_median']:.2f} ({low:.2f} to {high:.2f})",
+        "arithmetic of one image, forward and backward": f"{found['mflop_per_image']:.1f} MFLOP",
+        "share of the measured float32 matrix-product rate": f"{found['share_of_matmul_rate']:.0%}",
+        "resident memory of MNIST training": f"{found['resident_gib']:.2f} GiB",
+        "device": f"{found['provenance']['device']}, {found['provenance']['threads']} threads",
+    }
+    return "\n".join(["| Measure | Found |", "|:--|:--|", *[f"| {name} | {value} |" for name, value in rows.items()]])
 
 
 def _commit(now: results.Provenance) -> str:

@@ -40,8 +40,10 @@ def gumbel_noise(
     return -exponential.clamp_min(torch.finfo(dtype).tiny).log()
 
 
-def gumbel_max(logits: Float[Tensor, "*batch n"], g: Float[Tensor, "*batch n"]) -> Int[Tensor, "*batch"]:
+def gumbel_max(logits: Float[Tensor, "*#batch n"], g: Float[Tensor, "*#batch n"]) -> Int[Tensor, "..."]:
     """The arg max of logits plus Gumbel noise: an exact draw from softmax(logits).
+
+    The two broadcast: one set of logits with a batch of noise gives a batch of draws.
 
     Source: Maddison, Tarlow and Minka (2014), "A* Sampling", section 2.
     """
@@ -49,8 +51,8 @@ def gumbel_max(logits: Float[Tensor, "*batch n"], g: Float[Tensor, "*batch n"]) 
 
 
 def gumbel_softmax(
-    logits: Float[Tensor, "*batch n"], g: Float[Tensor, "*batch n"], tau: float
-) -> Float[Tensor, "*batch n"]:
+    logits: Float[Tensor, "*#batch n"], g: Float[Tensor, "*#batch n"], tau: float
+) -> Float[Tensor, "... n"]:
     """A relaxed one-hot draw: softmax((log pi + g) / tau), a differentiable point inside the simplex.
 
     Source: Jang, Gu and Poole (2017), equation 2; Dupont (2018), section 3.1. tau is the temperature, above 0.

@@ -37,14 +37,6 @@ def overlap(evaluation: Evaluation, first: str, second: str, classes: tuple[str,
     return float(np.minimum(shares[classes.index(first)], shares[classes.index(second)]).sum())
 
 
-def _shirt_rank(record: Record | Reference) -> float:
-    """At which place, from 1, T-shirt and shirt stand among all pairs of classes ordered by overlap, largest first."""
-    names = CLASSES["fashion"]
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    ordered = sorted(pairs, key=lambda pair: overlap(_test(record), *pair, names), reverse=True)
-    return float(ordered.index(("T-shirt", "shirt")) + 1)
-
-
 # Each takes one number from a record: a share, or nats.
 METRICS: dict[str, Callable[[Any], float | None]] = {
     "accuracy": lambda record: _test(record).accuracy,
@@ -57,7 +49,6 @@ METRICS: dict[str, Callable[[Any], float | None]] = {
     "active_units": lambda record: float(sum(kl > ACTIVE for kl in _test(record).kl_z)),
     "reconstruction": lambda record: record.train.reconstruction,
     "shirts_overlap": lambda record: overlap(_test(record), "T-shirt", "shirt", CLASSES["fashion"]),
-    "shirts_rank": _shirt_rank,
 }
 STATISTICS: dict[str, Callable[[list[float]], float]] = {
     "max": max,
@@ -96,7 +87,6 @@ class Claim:
     paper: float | None = None
     unit: Literal["share", "nats", "number"] = "number"
     min_runs: int = 1
-    why_not_tested: str | None = None
 
     def __post_init__(self) -> None:
         unknown = [metric for metric in self.metrics if metric not in METRICS]

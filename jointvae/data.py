@@ -126,6 +126,11 @@ def folder(name: str) -> Path | None:
     return None
 
 
+def raw_images(name: str, split: str) -> UInt8[Tensor, "n h w"]:
+    """The images of MNIST or FashionMNIST as published, 28 x 28 pixels."""
+    return _idx_dataset(name, split)[0]
+
+
 def _idx_dataset(name: str, split: str) -> tuple[Tensor, Tensor, dict[str, str]]:
     raw = folder(name) or _download(name)
     images_file, labels_file = (_verified(raw, name, file) for file in FILES[split])

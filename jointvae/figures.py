@@ -4,10 +4,22 @@ Backgrounds are transparent and text is a mid grey, so the same picture serves b
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
+import torch
+from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from jointvae.evaluation import Evaluation, one_to_one
+from jointvae.model import JointVAE
+from jointvae.results import Record
 
 GREY = "#7d7d7d"
 # Distinguishable with the common colour-vision deficiencies, and against both backgrounds (after Okabe and Ito 2008).
@@ -57,3 +69,141 @@ def draw_simplex(ax: Axes, labels: tuple[str, str, str] = ("1", "2", "3")) -> No
         ax.text(*(corner + offset), label, ha="center", va="center")
     ax.set_aspect("equal")
     ax.set_axis_off()
+
+
+@torch.no_grad()
+def decode_images(model: JointVAE, latents: Float[Tensor, "n latent"]) -> Float[Tensor, "n channels side side"]:
+    """The mean images of p(x | z, c), with values in [0, 1]."""
+    device = next(model.parameters()).device
+    return model.decode(latents.to(device)).sigmoid().cpu()
+
+
+def one_hot_codes(model: JointVAE, categories: Sequence[int], n: int = 1) -> Float[Tensor, "n latent"]:
+    """`n` equal codes with z = 0 and the given category in each discrete unit."""
+    code = torch.zeros(n, model.spec.size)
+    start = model.spec.z
+    for size, category in zip(model.spec.c, categories, strict=True):
+        code[:, start + category] = 1
+        start += size
+    return code
+
+
+def traverse_z(model: JointVAE, unit: int, values: Float[Tensor, " n"], categories: Sequence[int]) -> Tensor:
+    """Images as one unit of z takes the given values; every other unit is 0 and c stays in the given categories."""
+    codes = one_hot_codes(model, categories, len(values))
+    codes[:, unit] = values
+    return decode_images(model, codes)
+
+
+def prior_quantiles(n: int) -> Float[Tensor, " n"]:
+    """`n` values of z at equal steps of probability, from 5 % to 95 % of the prior N(0, 1)."""
+    return torch.special.ndtri(torch.linspace(0.05, 0.95, n))
+
+
+def show_grid(ax: Axes, images: Float[Tensor, "n channels side side"], columns: int) -> None:
+    """Images side by side, `columns` to a row, with values in [0, 1]."""
+    grid = make_grid(images, nrow=columns, padding=2, pad_value=0.5)
+    ax.imshow(grid.permute(1, 2, 0).numpy(), vmin=0, vmax=1)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def label_rows(ax: Axes, labels: Sequence[str], side: int) -> None:
+    """A label for each row of a grid of images whose side is `side` pixels."""
+    ax.set_yticks([(side + 2) * (row + 0.5) for row in range(len(labels))], labels)
+    ax.tick_params(length=0)
+
+
+def traversal_figure(model: JointVAE, kl_z: Sequence[float], category: int = 0, columns: int = 10) -> Figure:
+    """A row per unit of z, the most used first, from its 5 % to its 95 % quantile under the prior."""
+    order = np.argsort(kl_z)[::-1]
+    values = prior_quantiles(columns)
+    categories = [category] + [0] * (len(model.spec.c) - 1)
+    rows = torch.cat([traverse_z(model, int(unit), values, categories) for unit in order])
+    fig, ax = plt.subplots(figsize=(7, 0.62 * len(order) + 0.6))
+    show_grid(ax, rows, columns)
+    label_rows(ax, [f"$z_{{{unit + 1}}}$: {kl_z[unit]:.2f} nats" for unit in order], model.image.size)
+    ticks = [(model.image.size + 2) * (column + 0.5) for column in range(columns)]
+    ax.set_xticks(ticks, [f"{value:.1f}" for value in values])
+    ax.set_xlabel("value of the unit, in standard deviations of the prior")
+    return fig
+
+
+def category_figure(model: JointVAE, names: Sequence[str], generator: torch.Generator, columns: int = 10) -> Figure:
+    """A row per category of the first discrete unit: the image at z = 0, then samples of z from the prior."""
+    rows = []
+    for category in range(model.spec.c[0]):
+        codes = one_hot_codes(model, [category] + [0] * (len(model.spec.c) - 1), columns)
+        codes[1:, : model.spec.z] = torch.randn(columns - 1, model.spec.z, generator=generator)
+        rows.append(decode_images(model, codes))
+    fig, ax = plt.subplots(figsize=(7, 0.62 * len(rows) + 0.6))
+    show_grid(ax, torch.cat(rows), columns)
+    label_rows(ax, names, model.image.size)
+    ticks = [(model.image.size + 2) * (column + 0.5) for column in range(columns)]
+    ax.set_xticks(ticks, ["z = 0", *[f"draw {i}" for i in range(1, columns)]])
+    return fig
+
+
+def matched_order(evaluation: Evaluation) -> list[int]:
+    """The categories in the order of the classes they are matched to, unmatched ones last."""
+    matrix = np.array(evaluation.confusion)
+    match = one_to_one(matrix)[1]
+    return sorted(range(matrix.shape[1]), key=lambda category: match.get(category, len(matrix)))
+
+
+def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Sequence[str]) -> Figure:
+    """Side by side, the share of every class (row) in every category (column), columns in matched order."""
+    fig, axes = plt.subplots(
+        1, len(evaluations), figsize=(min(3.8 * len(evaluations) + 0.6, 8.2), 3.6), sharey=True, squeeze=False
+    )
+    for ax, (title, evaluation) in zip(axes[0], evaluations, strict=True):
+        matrix = np.array(evaluation.confusion, dtype=float)
+        order = matched_order(evaluation)
+        shares = 100 * matrix[:, order] / matrix.sum(axis=1, keepdims=True)
+        sns.heatmap(
+            shares, ax=ax, cmap="viridis", vmin=0, vmax=100, annot=len(evaluations) < 3, fmt=".0f", cbar=False,
+            annot_kws={"fontsize": 7}, xticklabels=[k + 1 for k in order], yticklabels=list(classes), square=True,
+        )  # fmt: skip
+        ax.set_title(title)
+        ax.set_xlabel("category of c")
+        ax.tick_params(axis="y", rotation=0)
+    axes[0][0].set_ylabel("class, share in %")
+    return fig
+
+
+def capacity_figure(records: Sequence[tuple[str, Record]]) -> Figure:
+    """Reconstruction, KL_z and KL_c over training, with the capacities that hold the divergences, in nats per image."""
+    fig, axes = plt.subplots(1, 3, figsize=(8.2, 2.7))
+    for colour, (label, record) in zip(COLOURS, records, strict=False):
+        curves, steps = record.curves, np.array(record.curves["step"]) / 1000
+        axes[0].plot(steps, curves["reconstruction"], color=colour, label=label)
+        axes[1].plot(steps, np.sum(curves["kl_z"], axis=1), color=colour)
+        axes[2].plot(steps, np.sum(curves["kl_c"], axis=1), color=colour)
+    for ax, name in ((axes[1], "C_z"), (axes[2], "C_c")):
+        for _, record in records:
+            if name in record.curves:
+                steps = np.array(record.curves["step"]) / 1000
+                ax.plot(steps, record.curves[name], color=GREY, linestyle="--", linewidth=1, zorder=0)
+    titles = ("reconstruction", "$KL_z$, dashed: $C_z$", "$KL_c$, dashed: $C_c$")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set_title(title)
+        ax.set_xlabel("step, in thousands")
+        ax.grid(True)
+    axes[0].set_ylabel("nats per image")
+    axes[0].legend(fontsize=8)
+    return fig
+
+
+def runs_figure(rows: Sequence[tuple[str, Sequence[float], dict[str, Any]]]) -> Figure:
+    """Test accuracies of groups of runs as dots on one axis, a line per group; each group brings its marker style."""
+    fig, ax = plt.subplots(figsize=(7, 0.5 * len(rows) + 0.8))
+    for height, (_, accuracies, style) in enumerate(reversed(rows)):
+        ax.scatter([100 * a for a in accuracies], [height] * len(accuracies), zorder=3, **style)
+    ax.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)])
+    ax.set_ylim(-0.6, len(rows) - 0.4)
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("test accuracy, one-to-one, in %")
+    ax.grid(True, axis="x")
+    return fig

@@ -1,0 +1,134 @@
+# Two commands do all: `make reproduce` and `make test`. They need Python 3.11 or newer, make and a C compiler; a second
+# call skips what is done already. Whatever they make lies in folders that git ignores:
+#   .venv      the environment
+#   data runs  the data sets, and what training left (python -m jointvae writes both)
+#   _executed  the chapters with their outputs        _tested      the same, of the smoke tier, for the tests
+#   _build     html/index.html is the built book      _build/test  the book that the tests read
+#   notebooks  the chapters as notebooks, yours to change
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test env book site serve notebooks bench lock lint format clean distclean FORCE
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+TIER ?= auto
+SEED ?= 0
+PORT ?= 8000
+# What pip is asked for; for another pair: make test TORCH="torch==2.11.0 torchvision==0.26.0"
+TORCH ?= -r torch.txt
+# Where the executed chapters and the site go.
+STAGE ?= _executed
+SITE ?= _build
+
+ifeq (,$(findstring |$(TIER)|,|auto|smoke|cpu|paper|))
+$(error TIER must be auto, smoke, cpu or paper, not "$(TIER)")
+endif
+ifneq (,$(shell printf %s '$(SEED)' | tr -d 0-9)$(if $(SEED),,empty))
+$(error SEED must be a whole number, not "$(SEED)")
+endif
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+READY := $(VENV)/.ready
+# The hardware chooses the tier unless it is given.
+CHOSEN_TIER = $(if $(filter auto,$(TIER)),$$($(PY) -c 'from jointvae.book import choose_tier; print(choose_tier("auto"))'),$(TIER))
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "Variables: TIER=smoke|cpu|paper (else the hardware decides), SEED=$(SEED), PYTHON=$(PYTHON), PORT=$(PORT)"
+
+reproduce: $(READY) ## get the data, train, execute the chapters, build the book, print the claims
+	@tier=$(CHOSEN_TIER) && \
+	$(PY) -m jointvae reproduce --tier $$tier --seed $(SEED) && \
+	$(MAKE) book TIER=$$tier && \
+	$(PY) -m jointvae claims
+	@echo "The book: $(CURDIR)/$(SITE)/html/index.html"
+
+test: lint ## run everything that is tested: style, types, units, the whole book of the smoke tier, a browser
+	$(PY) -m pytest -m "not book" --cov --cov-report=
+	$(PY) -m jointvae reproduce --tier smoke --seed 0
+	@$(MAKE) site TIER=smoke SEED=0 STAGE=_tested SITE=_build/test
+	$(PY) -m pytest -m book --cov --cov-append --cov-report=term
+
+book: site ## execute what changed and build the book
+
+serve: book ## build the book and serve it on this machine, at PORT
+	@echo "http://127.0.0.1:$(PORT)/ (Ctrl-C stops)"
+	@$(PY) -m http.server --bind 127.0.0.1 --directory $(SITE)/html $(PORT)
+
+notebooks: $(READY) ## write the chapters to notebooks/, to change freely
+	@$(PY) book/_tools/notebooks.py
+
+bench: $(READY) ## measure speed and memory of training against the authors' design
+	@set -e; for script in benchmarks/*.py; do $(PY) $$script; done
+
+lint: $(READY) ## check style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(READY) ## mend style
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean: ## remove what was built; data/, runs/, results/ and notebooks/ stay
+	rm -rf _executed _tested _build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+distclean: clean ## remove the environment as well
+	rm -rf $(VENV) *.egg-info
+
+# --- The environment ---------------------------------------------------------------------------------------------------
+
+env: $(READY) ## make the environment, nothing else
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "The book needs Python 3.11 or newer; name one with: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) has no venv; install it (on Debian and Ubuntu: the package python3-venv)." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# The pair of PyTorch that was asked for last: another one renews the environment.
+$(VENV)/.torch: FORCE | $(PY)
+	@echo "$(TORCH)" | cmp -s - $@ || echo "$(TORCH)" > $@
+
+# PyTorch stands outside the lock, because its builds differ by machine. The lock comes after it and has the last word.
+$(READY): pyproject.toml requirements.lock torch.txt $(VENV)/.torch | $(PY)
+	@echo "Making the environment in $(VENV): some minutes, once."
+	@$(PIP) install $(TORCH)
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: $(READY) ## pin the newest versions that pyproject.toml allows, with hashes, for all Pythons
+	@printf '%s ; python_version < "3"\n' torch torchvision > $(VENV)/outside-the-lock.txt
+	$(PY) -m uv pip compile pyproject.toml --extra book --extra dev --overrides $(VENV)/outside-the-lock.txt \
+	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --quiet -o requirements.lock
+
+# --- The book ----------------------------------------------------------------------------------------------------------
+
+# A chapter runs again when one of these changed: its text, the package, a result, a run, the tier or the seed.
+RESULTS := $(shell find results -type f 2>/dev/null) $(wildcard runs/*.json runs/DATA_FALLBACK)
+INPUTS := $(wildcard jointvae/*.py) $(RESULTS) book/_tools/execute.py
+CHAPTERS := $(wildcard book/*.md)
+EXECUTED := $(CHAPTERS:book/%.md=$(STAGE)/.done/%)
+PARTS := _config.yml $(shell find book -type f -not -name '*.md' -not -name '*.pyc')
+
+# Tier, seed and the names of all inputs, so that a removed file counts as a change too.
+$(STAGE)/.inputs: FORCE | $(READY)
+	@mkdir -p $(STAGE)/.done && echo '*' > $(STAGE)/.gitignore
+	@echo $(CHOSEN_TIER) $(SEED) $(sort $(INPUTS)) > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+# The mark is as old as the start of the run: what changes during it counts as a change.
+$(STAGE)/.done/%: book/%.md $(INPUTS) $(STAGE)/.inputs
+	@touch $@.start
+	@read tier seed rest < $(STAGE)/.inputs && echo "Executing $< ($$tier)" && \
+	$(PY) book/_tools/execute.py $< --tier $$tier --seed $$seed --output $(STAGE)/$*.ipynb
+	@mv $@.start $@
+
+$(SITE)/html/index.html: $(EXECUTED) $(PARTS) $(RESULTS) $(STAGE)/.inputs | $(READY)
+	@$(PY) book/_tools/build.py --stage $(STAGE) --site $(SITE)
+
+site: $(SITE)/html/index.html

@@ -1,0 +1,169 @@
+"""Execute one chapter: MyST text goes in, a notebook with its outputs comes out.
+
+A page without code is copied as it is. On failure the last good notebook stays, and the partial one is kept beside it
+as NAME.failed.ipynb.
+"""
+
+import argparse
+import ast
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+from jointvae.files import write_atomic
+
+CELL_TIMEOUT = 1800  # seconds; chapters are cheap, so a cell that takes longer hangs
+FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\n", re.DOTALL | re.MULTILINE)
+LINK_TO_PAGE = re.compile(r"\]\((?=[\w-]+\.md[#)])")
+COLOUR_CODES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class ChapterError(Exception):
+    """A chapter that can't be executed; the message is one sentence for its author."""
+
+    def __init__(self, message: str, partial: NotebookNode | None = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+def main() -> int:
+    """Execute the chapter that the command line names; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("chapter", type=Path, help="the MyST source")
+    parser.add_argument("--tier", required=True, choices=("smoke", "cpu", "paper"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="NAME.ipynb; a page without code becomes NAME.md")
+    arguments = parser.parse_args()
+    output: Path = arguments.output
+    failed = output.with_suffix(".failed.ipynb")
+    try:
+        if is_notebook(arguments.chapter):
+            parameters = {"TIER": arguments.tier, "SEED": arguments.seed}
+            notebook = execute(arguments.chapter, parameters)
+            write_notebook(output, notebook)
+            output.with_suffix(".md").unlink(missing_ok=True)
+        else:
+            text = arguments.chapter.read_text(encoding="utf-8")
+            write_atomic(output.with_suffix(".md"), resolve_links(text).encode())
+            output.unlink(missing_ok=True)
+    except ChapterError as error:
+        kept = ""
+        if error.partial is not None:
+            write_notebook(failed, error.partial)
+            kept = f" What ran before is in {failed}."
+        print(f"{arguments.chapter}: {error}{kept}", file=sys.stderr)
+        return 1
+    failed.unlink(missing_ok=True)
+    return 0
+
+
+def is_notebook(chapter: Path) -> bool:
+    """Whether the page's front matter makes it a notebook; code cells without it are an error."""
+    text = chapter.read_text(encoding="utf-8")
+    header = FRONT_MATTER.match(text)
+    if header and "jupytext:" in header[1]:
+        return True
+    if "{code-cell}" in text:
+        raise ChapterError("the page has code cells but no jupytext header, so they would never run.")
+    return False
+
+
+def resolve_links(text: str) -> str:
+    """Links to a chapter's source, such as [](mnist.md), find the page although that is an .ipynb when it is built."""
+    return LINK_TO_PAGE.sub("](project:", text)
+
+
+def execute(chapter: Path, parameters: dict[str, Any]) -> NotebookNode:
+    """The chapter with the outputs of all its cells, run in the chapter's own folder.
+
+    Raises:
+        ChapterError: if a parameter is not declared, a cell fails, or a cell writes to stderr.
+    """
+    notebook = jupytext.reads(resolve_links(chapter.read_text(encoding="utf-8")), fmt="md:myst")
+    check_parameters(notebook, parameters)
+    # No bars of progress on pages; and the kernel of this environment, whatever kernels the user has installed.
+    os.environ |= {"TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        source, result = Path(folder, "source.ipynb"), Path(folder, "result.ipynb")
+        nbformat.write(notebook, source)
+        try:
+            papermill.execute_notebook(
+                source,
+                result,
+                parameters=parameters,
+                cwd=chapter.parent,
+                kernel_name="python3",
+                progress_bar=False,
+                execution_timeout=CELL_TIMEOUT,
+                extra_arguments=["--log-level=CRITICAL"],  # the kernel's own warnings are of no use to the author
+            )
+        except PapermillExecutionError as error:
+            raise ChapterError(describe(error.source, error.ename, error.evalue), tidied(result)) from None
+        except (DeadKernelError, CellTimeoutError) as error:
+            message = str(error).strip().splitlines()[0]
+            raise ChapterError(f"the kernel stopped: {message}", tidied(result)) from None
+        executed = tidied(result)
+    check_outputs(executed)
+    return executed
+
+
+def check_parameters(notebook: NotebookNode, parameters: dict[str, Any]) -> None:
+    """Papermill only logs a parameter that the chapter does not declare; here it is an error."""
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ChapterError(f"a chapter needs one cell tagged `parameters`, this one has {len(cells)}.")
+    declared = {
+        target.id
+        for node in ast.parse(cells[0].source).body
+        for target in (node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)])
+        if isinstance(target, ast.Name)
+    }
+    if missing := ", ".join(sorted(parameters.keys() - declared)):
+        raise ChapterError(f"its parameters cell does not declare {missing}.")
+
+
+def check_outputs(notebook: NotebookNode) -> None:
+    """What a cell writes to stderr (a warning, mostly) has no place on a page."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stderr":
+                raise ChapterError(describe(cell.source, "output on stderr", output.text), notebook)
+
+
+def describe(source: str, what: str, message: str) -> str:
+    """One sentence that names the cell by its first line of code, and what went wrong."""
+    lines = [line for line in source.splitlines() if line.strip() and not line.startswith(("#", "%"))]
+    first = lines[0].strip() if lines else "(empty)"
+    summary = COLOUR_CODES.sub("", message).strip().splitlines() or [""]
+    return f"the cell that begins with `{first}` failed: {what}: {summary[0]}"
+
+
+def tidied(path: Path) -> NotebookNode:
+    """The notebook at `path`, its parameters hidden from the page, without papermill's paths and timings."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        tags = cell.metadata.get("tags", [])
+        if {"parameters", "injected-parameters"} & set(tags):
+            cell.metadata["tags"] = sorted({*tags, "remove-cell"})
+    return notebook
+
+
+def write_notebook(path: Path, notebook: NotebookNode) -> None:
+    """Write the notebook so that a reader never sees half of it."""
+    write_atomic(path, nbformat.writes(notebook).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What several tests share: a small data set, quick configs, and the places of optional real data."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from jointvae import data, training
+from jointvae.evaluation import Evaluation
+from jointvae.results import Checkpoint, Provenance, Record
+
+torch.set_num_threads(1)  # the same arithmetic in the same order, whatever the machine
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Dataset:
+    """The first 160 training digits: three batches, the last one short."""
+    full = data.load("digits", "train")
+    return data.Dataset("digits", "train", full.images[:160], full.labels[:160], {})
+
+
+@pytest.fixture
+def quick() -> training.Config:
+    """Three epochs of the digits recipe, in batches of 64."""
+    return replace(training.recipe("digits"), epochs=3, batch_size=64)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """Seeded noise."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def reference_folder() -> Path:
+    """The folder of the authors' published models, named by JOINTVAE_REFERENCE; without it the test is skipped."""
+    folder = os.environ.get("JOINTVAE_REFERENCE")
+    if not folder:
+        pytest.skip("set JOINTVAE_REFERENCE to the folder of the authors' models to run this test")
+    return Path(folder)
+
+
+@pytest.fixture
+def make_record() -> Callable[..., Record]:
+    """Builds a valid record; give it a recipe, a seed and any fields of the test evaluation."""
+
+    def make(recipe: str = "mnist", seed: int = 0, **scores: object) -> Record:
+        evaluation = Evaluation(
+            split="test",
+            images=20,
+            reconstruction=150.0,
+            kl_z=[4.0, 1.0, 0.01],
+            kl_c=[2.3],
+            information=[2.2],
+            unit=0,
+            accuracy=0.9,
+            accuracy_majority=0.95,
+            nmi=0.8,
+            ari=0.7,
+            usage=[0.5, 0.5],
+            confusion=[[9, 1], [1, 9]],
+        )
+        test = replace(evaluation, **scores)
+        config = replace(training.recipe(recipe), seed=seed)
+        return Record(
+            name=config.run_name,
+            status="finished",
+            error=None,
+            config=config,
+            data={"images": "00"},
+            provenance=[Provenance("0.1.0", None, None, "3.11", "2.15", "a CPU", 1, "2026-01-01T00:00:00+00:00")],
+            seconds=1.0,
+            images_per_second=100.0,
+            curves={"step": [1, 2], "reconstruction": [200.0, 150.0], "kl_z": [[0.1], [0.2]], "kl_c": [[0.1], [0.2]]},
+            train=replace(test, split="train"),
+            test=test,
+            scores={"information": 2.2},
+            checkpoint=Checkpoint("x.safetensors", "00"),
+        )
+
+    return make

@@ -1,0 +1,201 @@
+"""The built book of the smoke tier, as it lies on the disk, and the scripts that make it."""
+
+import hashlib
+import re
+import subprocess
+import sys
+import textwrap
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+EXECUTE = ROOT / "book" / "_tools" / "execute.py"
+TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+HTML = ROOT / "_build" / "test" / "html"
+MATHJAX = ROOT / "book" / "_vendor" / "mathjax"
+
+HEADER = """\
+---
+jupytext:
+  text_representation: {extension: .md, format_name: myst}
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+"""
+PARAMETERS = """
+```{code-cell}
+:tags: [parameters]
+TIER = "smoke"
+SEED = 0
+```
+"""
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: images, links, ids, the text of the article with code left out, and its code cells."""
+
+    VOID = frozenset({"br", "hr", "img", "input", "link", "meta", "source", "wbr", "path", "circle"})
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.path = name, HTML / f"{name}.html"
+        self.images: list[dict[str, str]] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.classes: list[str] = []
+        self.text = ""
+        self._open: list[tuple[str, str]] = []
+        self.feed(self.path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attributes = {key: value or "" for key, value in attrs}
+        inside = tag if tag in ("article", "pre", "code", "script", "style") else ""
+        if tag not in self.VOID:
+            self._open.append((tag, inside))
+        self.classes.append(attributes.get("class", ""))
+        self.ids |= {attributes["id"]} if "id" in attributes else set()
+        if tag == "img":
+            self.images.append(attributes)
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
+
+    def handle_endtag(self, tag):
+        while self._open:
+            if self._open.pop()[0] == tag:
+                break
+
+    def handle_data(self, data):
+        inside = {name for _, name in self._open}
+        if "article" in inside and not inside & {"pre", "code", "script", "style"}:
+            self.text += data
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def page(request) -> Page:
+    if not HTML.exists():
+        pytest.fail("There is no built book to test: run `make test`, which builds it first.")
+    return Page(request.param)
+
+
+@pytest.mark.book
+class TestPages:
+    def test_every_figure_says_in_words_what_it_shows(self, page):
+        silent = [image["src"] for image in page.images if len(image.get("alt", "").split()) < 3]
+        assert silent == []
+
+    def test_every_figure_is_there(self, page):
+        assert [i["src"] for i in page.images if not (HTML / unquote(i["src"])).is_file()] == []
+
+    def test_nothing_went_wrong_on_the_page(self, page):
+        markup = page.path.read_text(encoding="utf-8")
+        assert "Traceback (most recent call last)" not in markup
+        assert not [name for name in page.classes if {"stderr", "traceback", "system-message"} & set(name.split())]
+
+    def test_no_raw_markup_is_left(self, page):
+        raw = re.findall(r"\{[a-z]+(?::[a-z]+)?\}`|```|:::|\{code-cell\}|\$\$|\]\(", page.text)
+        assert raw == []
+
+    def test_every_code_cell_has_run(self, page):
+        executed = ROOT / "_tested" / f"{page.name}.ipynb"
+        if not executed.exists():
+            assert not [name for name in page.classes if "cell_input" in name.split()]
+            return
+        import nbformat
+
+        cells = [cell for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code"]
+        assert cells
+        assert [cell.source for cell in cells if cell.source.strip() and cell.execution_count is None] == []
+
+    def test_the_page_says_what_made_it(self, page):
+        if (ROOT / "_tested" / f"{page.name}.ipynb").exists():
+            stated = page.text.lower()
+            assert [word for word in ("tier", "data", "hardware", "commit") if word not in stated] == []
+
+    def test_internal_links_lead_somewhere(self, page):
+        broken = []
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = HTML / unquote(parts.path) if parts.path else page.path
+            if not target.is_file():
+                broken.append(link)
+            elif parts.fragment and target.suffix == ".html" and target.stem in PAGES:
+                ids = page.ids if target == page.path else Page(target.stem).ids
+                if unquote(parts.fragment) not in ids:
+                    broken.append(link)
+        assert broken == []
+
+
+def test_the_vendored_mathjax_is_the_one_that_its_readme_names():
+    digest = hashlib.sha256((MATHJAX / "tex-svg-full.js").read_bytes()).hexdigest()
+    assert f"`{digest}`" in (MATHJAX / "README.md").read_text()
+
+
+def run_chapter(folder: Path, text: str) -> subprocess.CompletedProcess:
+    chapter = folder / "chapter.md"
+    chapter.write_text(text)
+    command = [sys.executable, EXECUTE, chapter, "--tier", "cpu", "--seed", "7", "--output", folder / "out/chapter.ipynb"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+class TestExecute:
+    def test_a_good_chapter_gets_its_parameters(self, tmp_path):
+        done = run_chapter(tmp_path, HEADER + PARAMETERS + "\n```{code-cell}\nprint(TIER, SEED * 2)\n```\n")
+        assert (done.returncode, done.stderr) == (0, "")
+        written = (tmp_path / "out/chapter.ipynb").read_text()
+        assert "cpu 14" in written
+        assert str(tmp_path) not in written
+
+    def test_a_failing_chapter_keeps_the_last_good_notebook_and_the_partial_one(self, tmp_path):
+        good = tmp_path / "out/chapter.ipynb"
+        good.parent.mkdir()
+        good.write_text("the last good one")
+        code = textwrap.dedent("""
+            ```{code-cell}
+            print("so far so good")
+            ```
+
+            ```{code-cell}
+            # a comment
+            ratio = 1 / 0
+            ```
+        """)
+        done = run_chapter(tmp_path, HEADER + PARAMETERS + code)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        for part in ("chapter.md", "`ratio = 1 / 0`", "ZeroDivisionError: division by zero"):
+            assert part in done.stderr
+        assert good.read_text() == "the last good one"
+        assert "so far so good" in (tmp_path / "out/chapter.failed.ipynb").read_text()
+
+    def test_output_on_stderr_is_a_failure(self, tmp_path):
+        code = "\n```{code-cell}\nimport warnings\nwarnings.warn('mind the gap')\n```\n"
+        done = run_chapter(tmp_path, HEADER + PARAMETERS + code)
+        assert done.returncode == 1
+        assert "mind the gap" in done.stderr
+        assert not (tmp_path / "out/chapter.ipynb").exists()
+
+
+class TestExecuteRefuses:
+    def test_a_parameter_that_is_not_declared(self, tmp_path):
+        done = run_chapter(tmp_path, HEADER + PARAMETERS.replace("SEED = 0\n", ""))
+        assert done.returncode == 1
+        assert "does not declare SEED" in done.stderr
+
+    def test_code_that_would_never_run(self, tmp_path):
+        done = run_chapter(tmp_path, "# Title\n\n```{code-cell}\n1\n```\n")
+        assert done.returncode == 1
+        assert "no jupytext header" in done.stderr
+
+
+def test_a_page_without_code_is_copied_and_its_links_resolve(tmp_path):
+    done = run_chapter(tmp_path, "# Title\n\nSee [the next](other.md) and [a place](other.md#here).\n")
+    assert done.returncode == 0
+    copied = (tmp_path / "out/chapter.md").read_text()
+    assert copied == "# Title\n\nSee [the next](project:other.md) and [a place](project:other.md#here).\n"

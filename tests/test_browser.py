@@ -1,0 +1,111 @@
+"""The built book of the smoke tier in a headless Chromium: no network, no error, readable on a desk and on a phone."""
+
+import functools
+import os
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+from test_book import HTML, PAGES
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WIDTHS = {"desk": 1440, "phone": 390}
+
+pytestmark = pytest.mark.book
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=HTML))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("No Chromium on this machine, and CI must have one.")
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_every_page(browser: Browser, site: str, width: int, colours: str):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=colours)
+    tab = context.new_page()
+    errors: list[str] = []
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+
+    def only_here(route):
+        if route.request.url.startswith((site + "/", "data:", "blob:")):
+            route.continue_()
+        else:
+            errors.append(f"asked for {route.request.url}")
+            route.abort()
+
+    context.route("**/*", only_here)
+    for name in PAGES:
+        tab.goto(f"{site}/{name}.html", wait_until="load")
+        tab.wait_for_function("window.MathJax?.startup?.promise !== undefined")
+        tab.evaluate("MathJax.startup.promise")
+        check_page(tab, name, width, colours)
+    assert errors == []
+    context.close()
+
+
+def check_page(tab, name: str, width: int, colours: str) -> None:
+    formulas = tab.locator(".math").count()
+    assert tab.locator(".math mjx-container svg").count() >= formulas, f"{name}: formulas that are not set"
+    assert tab.locator("mjx-merror, mjx-container [data-mjx-error]").count() == 0, f"{name}: broken TeX"
+    text = tab.locator("article").inner_text()
+    assert "\\(" not in text, name
+    assert "\\[" not in text, name
+    assert "$$" not in text, name
+    # Figures load as they come near the screen.
+    missing = tab.evaluate(
+        """async () => {
+            const images = [...document.querySelectorAll("article img")];
+            for (const image of images) { image.loading = "eager"; await image.decode().catch(() => {}); }
+            return images.filter(image => image.naturalWidth === 0).map(image => image.src);
+        }"""
+    )
+    assert missing == [], name
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width, f"{name}: scrolls sideways at {width} px"
+    assert tab.evaluate("document.documentElement.dataset.theme") == colours, name
+
+
+def test_the_book_has_figures_and_formulas():
+    built = [(HTML / f"{name}.html").read_text(encoding="utf-8") for name in PAGES]
+    assert sum("<img" in page for page in built) >= 1
+    assert sum('class="math' in page for page in built) >= 2
+
+
+def test_search_finds_a_word(browser: Browser, site: str):
+    tab = browser.new_page()
+    tab.goto(f"{site}/search.html?q=gumbel")
+    tab.wait_for_selector("#search-results li")
+    tab.close()

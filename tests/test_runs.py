@@ -1,0 +1,184 @@
+"""From config to record, the command line, and what bad input leaves behind."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from jointvae import __main__ as cli
+from jointvae import book, data, results, runs, training
+from jointvae.errors import JointVAEError
+
+
+@pytest.fixture
+def tiny(monkeypatch, digits) -> training.Config:
+    """One epoch on three batches."""
+    monkeypatch.setattr(data, "load", lambda name, split, size=32: replace(digits, split=split))
+    return replace(training.recipe("digits"), epochs=1)
+
+
+def test_a_run_is_recorded_once(tiny, tmp_path):
+    record = runs.run(tiny, tmp_path, "cpu")
+    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert set(files) == {f"{record.name}.json", f"{record.name}.safetensors"}
+    assert runs.run(tiny, tmp_path, "cpu") == record
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+    assert record.test.split == "test"
+    assert len(record.provenance) == 1
+
+
+def test_recorded_weights_evaluate_to_the_recorded_scores(tiny, tmp_path, digits):
+    from jointvae.evaluation import evaluate
+
+    record = runs.run(tiny, tmp_path, "cpu")
+    assert evaluate(runs.load(record, tmp_path), replace(digits, split="test")) == record.test
+
+
+def test_changed_weights_are_noticed(tiny, tmp_path):
+    from jointvae import checkpoints
+
+    record = runs.run(tiny, tmp_path, "cpu")
+    checkpoints.save_model(tmp_path / record.checkpoint.file, training.build(tiny))
+    with pytest.raises(JointVAEError, match="not the file"):
+        runs.load(record, tmp_path)
+
+
+def test_an_interrupted_run_goes_on_and_says_so(tiny, tmp_path):
+    longer = replace(tiny, epochs=2)
+
+    def interrupt(progress):
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(longer, tmp_path / "a", "cpu", interrupt)
+    record = runs.run(longer, tmp_path / "a", "cpu")
+    assert len(record.provenance) == 2
+    assert record.curves == runs.run(longer, tmp_path / "b", "cpu").curves
+
+
+def test_a_failed_run_leaves_a_record(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "reconstruction_loss", lambda logits, x: logits.sum() * float("nan"))
+    with pytest.raises(training.NonFiniteLossError):
+        runs.run(tiny, tmp_path, "cpu")
+    (record,) = results.records(tmp_path)
+    assert record.status == "failed"
+    assert "step 1" in record.error
+    assert record.test is None
+
+
+def test_a_sweep_gives_the_records_of_single_runs(tmp_path):
+    configs = runs.seeds(replace(training.recipe("digits"), epochs=1), 0, 2)
+    said = []
+    swept = runs.sweep(configs, tmp_path / "sweep", "cpu", 2, lambda name, news: said.append((name, news)))
+    assert sorted(record.config.seed for record in swept) == [0, 1]
+    alone = runs.run(configs[0], tmp_path / "alone", "cpu")
+    twin = next(record for record in swept if record.config.seed == 0)
+    assert twin.curves == alone.curves
+    assert twin.checkpoint.sha256 == alone.checkpoint.sha256
+    assert {name for name, news in said if news == "done"} == {config.run_name for config in configs}
+
+
+def test_reproduce_goes_on_with_the_digits_and_says_so(monkeypatch, tmp_path):
+    def unavailable(name, split, size=32):
+        raise data.DataUnavailableError("'mnist' can't be had.")
+
+    monkeypatch.setattr(data, "load", unavailable)
+    monkeypatch.setattr(book, "FALLBACK", tmp_path / "DATA_FALLBACK")
+    planned = []
+    monkeypatch.setattr(runs, "sweep", lambda configs, *rest: planned.extend(configs) or [])
+    said = []
+    book.reproduce("cpu", 3, lambda name, news: said.append((name, news)))
+    assert [config.dataset for config in planned] == ["digits"]
+    assert "WITHOUT MNIST" in dict(said)["ATTENTION"]
+    assert "WITHOUT MNIST" in book.fallback_sentence()
+
+
+def test_tiers():
+    assert [config.run_name for config in book.plan("smoke", 2)] == ["digits-seed2"]
+    assert [config.run_name for config in book.plan("cpu", 0)] == ["mnist-seed0", "fashion-seed0"]
+    assert len(book.plan("paper", 0)) == 16
+    with pytest.raises(JointVAEError, match="no tier"):
+        book.choose_tier("huge")
+
+
+BAD = {
+    "recipe": "train nope",
+    "data set": "train mnist --dataset nope",
+    "capacity of z": "train mnist --c-z -1",
+    "capacity of c": "train mnist --c-c -0.5",
+    "one category": "train mnist --categories 1",
+    "a hundred pixels": "train mnist --image-size 100",
+    "no latent": "train mnist --z 0 --categories",
+    "gamma": "train mnist --gamma -3",
+    "rate": "train mnist --learning-rate 0",
+    "seed": "train mnist --seed -1",
+    "device": "train mnist --device tpu",
+    "no model": "evaluate nope.safetensors --dataset mnist",
+    "no state dict": "evaluate nope --authors --dataset mnist",
+    "not a model": "evaluate not-a-model --dataset mnist",
+    "other architecture": "evaluate not-a-model --authors --dataset mnist",
+    "tier": "reproduce --tier nope",
+    "ledger": "claims --results .",
+    "seeds": "sweep digits --seeds 0",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD.values(), ids=BAD)
+def test_bad_input_gets_one_sentence_and_changes_nothing(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "not-a-model").write_bytes(b"some text")
+    monkeypatch.setattr(book, "RUNS", tmp_path / "runs")
+    assert cli.main(arguments.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["not-a-model"]
+
+
+def test_a_results_file_with_a_missing_field(make_record, tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    path = tmp_path / "runs" / "r.json"
+    results.write(path, make_record())
+    content = json.loads(path.read_text())
+    del content["test"]["kl_z"]
+    path.write_text(json.dumps(content))
+    before = path.read_bytes()
+    assert cli.main(["claims", "--results", str(tmp_path)]) == 2
+    assert "test.kl_z" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_train_and_evaluate_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main("train digits --epochs 1 --seed 4 --categories 10 2 --z 3 --out here".split()) == 0
+    (record,) = results.records(tmp_path / "here")
+    assert record.config.latents.c == (10, 2)
+    assert record.config.objective.C_c.ceiling == pytest.approx(record.config.latents.max_kl_c)
+    capsys.readouterr()
+    assert cli.main(["evaluate", f"here/{record.checkpoint.file}", "--dataset", "digits"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"] == record.test.accuracy
+    assert found["kl_z"] == pytest.approx(record.test.kl_z, abs=1e-4)
+
+
+def test_doctor_names_the_machine(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JOINTVAE_DATA", raising=False)
+    assert cli.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert torch.__version__ in said
+    assert "digits: 1,437 + 360 images" in said
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, jointvae.__main__ as m; m.parser().format_help(); sys.exit('torch' in sys.modules)"
+    started = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+    assert time.monotonic() - started < 10  # a hang, not a benchmark
