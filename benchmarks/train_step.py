@@ -50,7 +50,7 @@ class Baseline(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        conv, up = lambda i, o: nn.Conv2d(i, o, 4, 2, 1), lambda i, o: nn.ConvTranspose2d(i, o, 4, 2, 1)  # noqa: E731
+        conv, up = lambda i, o: nn.Conv2d(i, o, 4, 2, 1), lambda i, o: nn.ConvTranspose2d(i, o, 4, 2, 1)
         self.features = nn.Sequential(conv(1, 32), nn.ReLU(), conv(32, 64), nn.ReLU(), conv(64, 64), nn.ReLU())
         self.hidden = nn.Sequential(nn.Linear(1024, 256), nn.ReLU())
         self.mean, self.log_var, self.alpha = nn.Linear(256, 10), nn.Linear(256, 10), nn.Linear(256, 10)
@@ -89,7 +89,7 @@ def baseline_steps(images: Tensor) -> Iterator[float]:
 
 
 def our_steps(dataset: data.Dataset) -> Iterator[float]:
-    """Train with the package for ever, through the same methods that a run uses, its check for finite losses included."""
+    """Train with the package for ever, through the method that a run uses; yields the loss of each step."""
     trainer = training.Trainer(training.recipe("mnist"))
     while True:
         batches = training.epoch_order(trainer.config, trainer.epoch, len(dataset)).split(64)
@@ -183,7 +183,7 @@ def main() -> None:
     path = results.RESULTS / "benchmarks" / "train_step.json"
     write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
     print(
-        f"images/s, ours over the baseline: {found['ratio_median']:.2f} (median of {options.rounds} neighbouring pairs)\n"
+        f"images/s, ours over the baseline: {found['ratio_median']:.2f} (median of {options.rounds} pairs)\n"
         f"share of the measured float32 matrix-product rate: {found['share_of_matmul_rate']:.0%}\n"
         f"resident memory of MNIST training: {found['resident_gib']:.2f} GiB\n"
         f"recorded in {path}"

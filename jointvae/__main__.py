@@ -87,6 +87,7 @@ def configure(options: argparse.Namespace) -> "Config":
     from jointvae.data import DATASETS
     from jointvae.latents import LatentSpec
     from jointvae.model import ImageShape
+    from jointvae.objectives import SplitCapacity
 
     config = training.recipe(options.recipe)
     if options.dataset is not None and options.dataset not in DATASETS:
@@ -99,6 +100,7 @@ def configure(options: argparse.Namespace) -> "Config":
     )
     image = config.image if options.image_size is None else ImageShape(config.image.channels, options.image_size)
     objective = config.objective
+    assert isinstance(objective, SplitCapacity), "every recipe has the paper's objective"
     C_z = objective.C_z if options.c_z is None else replace(objective.C_z, end=options.c_z)
     C_c = objective.C_c if options.c_c is None else replace(objective.C_c, end=options.c_c)
     gamma = objective.gamma if options.gamma is None else options.gamma

@@ -92,10 +92,10 @@ def chosen_run(name: str) -> Record:
     Raises:
         JointVAEError: if no finished run of the recipe is recorded with its weights.
     """
-    kept = [record for record in results.records(recipe=name) if record.checkpoint and record.train]
+    kept = [record for record in results.records(recipe=name) if record.checkpoint]
     if not kept:
         raise JointVAEError(f"No run of '{name}' is recorded with its weights in {RESULTS / 'runs'}.")
-    return min(kept, key=lambda record: record.train.reconstruction)
+    return min(kept, key=lambda record: record.scores["reconstruction"])
 
 
 def stamp(tier: str, seed: int, dataset: str, records: list[Record] | None = None) -> str:

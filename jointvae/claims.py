@@ -142,8 +142,8 @@ def judge(claim: Claim, records: list[Record], references: list[Reference]) -> J
         pool = [r for r in records if r.config.recipe == claim.recipe and r.status == "finished" and is_plain(r)]
     if not claim.metrics or len(pool) < claim.min_runs:
         return Judgement(claim, None, len(pool), "not tested")
-    columns = [[METRICS[metric](record) for record in pool] for metric in claim.metrics]
-    if any(value is None for column in columns for value in column):
+    columns = [[value for record in pool if (value := METRICS[metric](record)) is not None] for metric in claim.metrics]
+    if any(len(column) < len(pool) for column in columns):
         return Judgement(claim, None, len(pool), "not tested")
     if claim.statistic == "rank_correlation":
         value = float(spearmanr(*columns).statistic)
@@ -181,8 +181,8 @@ def facts(folder: Path = RESULTS) -> dict[str, float | int | str | None]:
     found: dict[str, float | int | str | None] = {}
     for judgement in judge_all(folder):
         name = f"claim.{judgement.claim.id}"
-        found |= {f"{name}.value": judgement.value, f"{name}.runs": judgement.runs, f"{name}.verdict": judgement.verdict}
-        found[f"{name}.paper"] = judgement.claim.paper
+        found |= {f"{name}.paper": judgement.claim.paper, f"{name}.value": judgement.value}
+        found |= {f"{name}.verdict": judgement.verdict, f"{name}.runs": judgement.runs}
     for reference in results.references(folder / "reference"):
         for metric in ("accuracy", "majority", "kl_z", "kl_c", "nmi"):
             found[f"{reference.name}.{metric}"] = METRICS[metric](reference)

@@ -4,7 +4,7 @@ A cluster is the arg max of a discrete unit's posterior. Divergences and informa
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,13 +31,13 @@ class Evaluation:
     kl_z: list[float]  # nats, per unit
     kl_c: list[float]  # nats, per unit
     information: list[float]  # I(x; c_i) in nats, per discrete unit
-    unit: int | None  # the discrete unit that carries most information; the scores below are of its categories
-    accuracy: float | None  # best one-to-one match of categories to classes
-    accuracy_majority: float | None  # every category votes for its commonest class
-    nmi: float | None
-    ari: float | None
-    usage: list[float] | None  # share of the images in each category
-    confusion: list[list[int]] | None  # a row per class, a column per category
+    unit: int | None = None  # the discrete unit that carries most information; the scores below are of its categories
+    accuracy: float | None = None  # best one-to-one match of categories to classes
+    accuracy_majority: float | None = None  # every category votes for its commonest class
+    nmi: float | None = None
+    ari: float | None = None
+    usage: list[float] | None = None  # share of the images in each category
+    confusion: list[list[int]] | None = None  # a row per class, a column per category
 
 
 def confusion_matrix(
@@ -103,22 +103,22 @@ def mode_reconstruction(model: JointVAE, data: Dataset, posterior: Posterior) ->
 def evaluate(model: JointVAE, data: Dataset) -> Evaluation:
     """Everything that a run record says of a model on one split."""
     posterior = encode(model, data)
-    common = {
-        "split": data.split,
-        "images": len(data),
-        "reconstruction": mode_reconstruction(model, data, posterior),
-        "kl_z": posterior.kl_z().mean(0).tolist(),
-        "kl_c": posterior.kl_c().mean(0).tolist(),
-        "information": [mutual_information(logits) for logits in posterior.logits],
-    }
+    information = [mutual_information(logits) for logits in posterior.logits]
+    found = Evaluation(
+        split=data.split,
+        images=len(data),
+        reconstruction=mode_reconstruction(model, data, posterior),
+        kl_z=posterior.kl_z().mean(0).tolist(),
+        kl_c=posterior.kl_c().mean(0).tolist(),
+        information=information,
+    )
     if not posterior.logits:
-        scores = dict.fromkeys(("unit", "accuracy", "accuracy_majority", "nmi", "ari", "usage", "confusion"))
-        return Evaluation(**common, **scores)
-    unit = int(np.argmax(common["information"]))
+        return found
+    unit = int(np.argmax(information))
     clusters = posterior.logits[unit].argmax(-1)
     confusion = confusion_matrix(data.labels.cpu(), clusters, len(data.classes), model.spec.c[unit])
-    return Evaluation(
-        **common,
+    return replace(
+        found,
         unit=unit,
         accuracy=one_to_one(confusion)[0],
         accuracy_majority=majority(confusion),

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
+from cycler import cycler
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def use_style() -> None:
             "ytick.color": GREY,
             "axes.spines.top": False,
             "axes.spines.right": False,
-            "axes.prop_cycle": plt.cycler(color=COLOURS),
+            "axes.prop_cycle": cycler(color=COLOURS),
             "grid.color": GREY,
             "grid.alpha": 0.25,
             "legend.frameon": False,
@@ -66,7 +67,8 @@ def draw_simplex(ax: Axes, labels: tuple[str, str, str] = ("1", "2", "3")) -> No
     corners = to_plane(np.eye(3))
     ax.plot(*corners[[0, 1, 2, 0]].T, color=GREY, linewidth=1)
     for corner, label, offset in zip(corners, labels, [(-0.05, -0.03), (0.05, -0.03), (0, 0.05)], strict=True):
-        ax.text(*(corner + offset), label, ha="center", va="center")
+        x, y = corner + offset
+        ax.text(x, y, label, ha="center", va="center")
     ax.set_aspect("equal")
     ax.set_axis_off()
 

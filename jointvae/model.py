@@ -4,6 +4,7 @@ The encoder is a stack of 4 x 4 convolutions with stride 2 and a hidden layer of
 parameters of all latents at once. The decoder mirrors it and returns logits of the pixels, never probabilities.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -34,41 +35,50 @@ class ImageShape(NamedTuple):
             raise JointVAEError(f"The architecture takes images of 1 or 3 channels, not {self.channels}.")
 
 
+GREY_32 = ImageShape()
+
+
 class PatchConv2d(nn.Conv2d):
-    """nn.Conv2d written as one matrix product over patches: much faster on the CPU for few input channels."""
+    """A 4 x 4 convolution of stride 2 as one matrix product over patches: faster on the CPU for few input channels."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, width, 4, stride=2, padding=1)
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out half_h half_w"]:
+        """What nn.Conv2d computes, for even height and width."""
         if x.is_cuda:
             return super().forward(x)
         batch, _, height, width = x.shape
-        patches = F.unfold(x, self.kernel_size, stride=self.stride, padding=self.padding)  # (batch, in*16, positions)
+        patches = F.unfold(x, 4, stride=2, padding=1)  # (batch, in*16, positions)
         out = F.linear(patches.transpose(1, 2), self.weight.flatten(1), self.bias)  # (batch, positions, out)
         return out.view(batch, height // 2, width // 2, -1).permute(0, 3, 1, 2)
 
 
 class PatchConvTranspose2d(nn.ConvTranspose2d):
-    """nn.ConvTranspose2d as one matrix product and a fold: much faster on the CPU for few output channels."""
+    """The transposed kind, as one matrix product and a fold: faster on the CPU for few output channels."""
 
-    def forward(self, x: Float[Tensor, "batch in h w"]) -> Float[Tensor, "batch out double_h double_w"]:  # type: ignore[override]
+    bias: Tensor
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__(width, channels, 4, stride=2, padding=1)
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "batch in h w"]
+    ) -> Float[Tensor, "batch out double_h double_w"]:
+        """What nn.ConvTranspose2d computes."""
         if x.is_cuda:
             return super().forward(x)
         height, width = x.shape[-2:]
         patches = x.flatten(2).transpose(1, 2) @ self.weight.flatten(1)  # (batch, positions, out*16)
-        folded = F.fold(
-            patches.transpose(1, 2),
-            (2 * height, 2 * width),
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-        )
-        return folded + self.bias.view(-1, 1, 1)
+        image = F.fold(patches.transpose(1, 2), (2 * height, 2 * width), 4, stride=2, padding=1)
+        return image + self.bias.view(-1, 1, 1)
 
 
 def convolutions(image: ImageShape) -> nn.Sequential:
     """Image to 64 x 4 x 4 features; images of 64 x 64 pixels get one more layer (Dupont 2018, appendix)."""
     widths = [32, 32, 64, 64] if image.size == 64 else [32, 64, 64]
-    layers: list[nn.Module] = [PatchConv2d(image.channels, widths[0], 4, stride=2, padding=1), nn.ReLU()]
-    for before, after in zip(widths, widths[1:], strict=False):
+    layers: list[nn.Module] = [PatchConv2d(image.channels, widths[0]), nn.ReLU()]
+    for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*layers)
 
@@ -77,9 +87,9 @@ def transposed_convolutions(image: ImageShape) -> nn.Sequential:
     """64 x 4 x 4 features to the logits of an image."""
     widths = [64, 64, 32, 32] if image.size == 64 else [64, 32, 32]
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
-    layers.append(PatchConvTranspose2d(widths[-1], image.channels, 4, stride=2, padding=1))
+    layers.append(PatchConvTranspose2d(widths[-1], image.channels))
     return nn.Sequential(*layers)
 
 
@@ -94,7 +104,7 @@ class JointVAE(nn.Module):
         JointVAEError: if the architecture has no version for such images.
     """
 
-    def __init__(self, spec: LatentSpec, image: ImageShape = ImageShape()) -> None:
+    def __init__(self, spec: LatentSpec, image: ImageShape = GREY_32) -> None:
         super().__init__()
         image.check()
         self.spec, self.image = spec, image

@@ -65,6 +65,7 @@ class ELBO:
     def __call__(
         self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
     ) -> Terms:
+        """The named terms, in nats per image, from batch means in nats."""
         return {"reconstruction": reconstruction, "kl_z": kl_z.sum(), "kl_c": kl_c.sum()}
 
 
@@ -85,6 +86,7 @@ class BetaVAE:
     def __call__(
         self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
     ) -> Terms:
+        """The named terms, in nats per image, from batch means in nats."""
         return {"reconstruction": reconstruction, "kl_z": self.beta * kl_z.sum(), "kl_c": self.beta * kl_c.sum()}
 
 
@@ -106,6 +108,7 @@ class AnnealedCapacity:
     def __call__(
         self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
     ) -> Terms:
+        """The named terms, in nats per image, from batch means in nats."""
         kl = kl_z.sum() + kl_c.sum()
         return {"reconstruction": reconstruction, "capacity": self.gamma * (kl - self.C(step)).abs()}
 
@@ -132,6 +135,7 @@ class SplitCapacity:
     def __call__(
         self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
     ) -> Terms:
+        """The named terms, in nats per image, from batch means in nats."""
         terms = {"reconstruction": reconstruction}
         # A model without z, or without c, has no such term: the missing latent has nothing to be held to.
         if len(kl_z):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import device as Device
 
 import jointvae
 from jointvae.errors import JointVAEError
@@ -39,7 +40,7 @@ class Provenance:
     started: str  # ISO 8601, UTC
 
     @classmethod
-    def now(cls, device: torch.device | str = "cpu") -> "Provenance":
+    def now(cls, device: Device | str = "cpu") -> "Provenance":
         """The present moment of this process."""
         commit, dirty = git_state()
         return cls(
@@ -48,7 +49,7 @@ class Provenance:
             dirty=dirty,
             python=platform.python_version(),
             torch=torch.__version__,
-            device=device_name(torch.device(device)),
+            device=device_name(Device(device)),
             threads=torch.get_num_threads(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -110,7 +111,7 @@ def git_state() -> tuple[str | None, bool | None]:
         return None, None
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: Device) -> str:
     """What a reader would call the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -164,7 +165,7 @@ def parse(content: Any, kind: type, path: Path) -> Any:
 
 
 @cache
-def _adapter(kind: type) -> TypeAdapter:
+def _adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

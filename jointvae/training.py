@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from jointvae import checkpoints
 from jointvae.data import Dataset, as_floats
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec
-from jointvae.model import ImageShape, JointVAE
+from jointvae.model import GREY_32, ImageShape, JointVAE
 from jointvae.objectives import Capacity, Objective, SplitCapacity, reconstruction_loss
 
 LOG10 = LatentSpec(0, (10,)).max_kl_c
@@ -36,8 +36,8 @@ class Config:
 
     recipe: str = "mnist"
     dataset: str = "mnist"
-    image: ImageShape = ImageShape()
-    latents: LatentSpec = LatentSpec()
+    image: ImageShape = GREY_32
+    latents: LatentSpec = field(default_factory=LatentSpec)
     objective: Objective = field(default_factory=SplitCapacity)
     tau: float = 0.67
     batch_size: int = 64
@@ -144,8 +144,8 @@ class Trainer:
         self.step = 0
         self.epoch = 0
         self.seconds = 0.0
-        self.sessions: list[dict] = []  # a note of each time that the run was started or resumed
-        self.curves: dict[str, list] = {"step": [], "reconstruction": [], "kl_z": [], "kl_c": []}
+        self.sessions: list[dict[str, Any]] = []  # a note of each time that the run was started or resumed
+        self.curves: dict[str, list[Any]] = {"step": [], "reconstruction": [], "kl_z": [], "kl_c": []}
 
     def train_step(self, x: Tensor) -> Tensor:
         """One step of the optimiser on a batch of images in [0, 1].
@@ -157,7 +157,7 @@ class Trainer:
         logits = self.model.decode(posterior.sample(self.noise, self.config.tau))
         reconstruction = reconstruction_loss(logits, x)
         kl_z, kl_c = posterior.kl_z().mean(0), posterior.kl_c().mean(0)
-        loss = sum(self.config.objective(reconstruction, kl_z, kl_c, self.step).values())
+        loss = torch.stack(list(self.config.objective(reconstruction, kl_z, kl_c, self.step).values())).sum()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -36,7 +36,7 @@ SEED = 0
 
 
 class Page(HTMLParser):
-    """What the tests ask of a page: images, links, ids, the text of the article with code left out, and its code cells."""
+    """What the tests ask of a page: images, links, ids, the article's text with code left out, and its code cells."""
 
     VOID = frozenset({"br", "hr", "img", "input", "link", "meta", "source", "wbr", "path", "circle"})
 
@@ -139,7 +139,17 @@ def test_the_vendored_mathjax_is_the_one_that_its_readme_names():
 def run_chapter(folder: Path, text: str) -> subprocess.CompletedProcess:
     chapter = folder / "chapter.md"
     chapter.write_text(text)
-    command = [sys.executable, EXECUTE, chapter, "--tier", "cpu", "--seed", "7", "--output", folder / "out/chapter.ipynb"]
+    command = [
+        sys.executable,
+        EXECUTE,
+        chapter,
+        "--tier",
+        "cpu",
+        "--seed",
+        "7",
+        "--output",
+        folder / "out/chapter.ipynb",
+    ]
     return subprocess.run(command, capture_output=True, text=True)
 
 

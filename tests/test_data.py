@@ -107,7 +107,9 @@ def test_resize_is_the_one_of_pil():
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8))
     for size in (32, 64):
         found = data.resize(images, size)[:, 0].numpy()
-        expected = [np.array(Image.fromarray(i.numpy()).resize((size, size), Image.Resampling.BILINEAR)) for i in images]
+        expected = [
+            np.array(Image.fromarray(i.numpy()).resize((size, size), Image.Resampling.BILINEAR)) for i in images
+        ]
         assert np.array_equal(found, np.stack(expected))
 
 

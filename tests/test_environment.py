@@ -15,7 +15,14 @@ ROOT = Path(__file__).parent.parent
 OUTSIDE_THE_LOCK = {"torch", "torchvision"}  # their builds differ by machine: torch.txt
 PYTHONS = ("3.11.7", "3.12.1", "3.13.0")
 # In pieces, so that this file holds no host itself.
-HOSTS = ("python" + "hosted", "py" + "pi.org", "registry." + "npm", "deb." + "debian", "conda." + "anaconda", "://conda")
+HOSTS = (
+    "python" + "hosted",
+    "py" + "pi.org",
+    "registry." + "npm",
+    "deb." + "debian",
+    "conda." + "anaconda",
+    "://conda",
+)
 
 
 @pytest.fixture(scope="module")

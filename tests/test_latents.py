@@ -70,7 +70,9 @@ def test_the_joint_divergence_is_the_sum_by_monte_carlo():
 
 
 def test_mode_is_mean_and_one_hot():
-    q = Posterior(torch.tensor([[0.3]]), torch.tensor([[0.0]]), (torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0, 1.0]])))
+    q = Posterior(
+        torch.tensor([[0.3]]), torch.tensor([[0.0]]), (torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0, 1.0]]))
+    )
     assert q.mode()[0].tolist() == pytest.approx([0.3, 0, 1, 1, 0])
 
 

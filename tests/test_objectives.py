@@ -53,7 +53,9 @@ def test_shared_capacity_sees_the_sum_only():
 @pytest.mark.parametrize(("kl", "slope"), [(1.0, -30.0), (4.0, 30.0)])
 def test_gradient_on_either_side_of_the_capacity(kl, slope):
     kl_z = torch.tensor([kl], requires_grad=True)
-    terms = SplitCapacity(30.0, Capacity(2.0, 2.0, 1), Capacity(0.0, 0.0, 1))(torch.tensor(0.0), kl_z, torch.zeros(1), 1)
+    terms = SplitCapacity(30.0, Capacity(2.0, 2.0, 1), Capacity(0.0, 0.0, 1))(
+        torch.tensor(0.0), kl_z, torch.zeros(1), 1
+    )
     sum(terms.values()).backward()
     assert kl_z.grad.item() == slope
 

@@ -7,7 +7,13 @@ from jointvae.evaluation import evaluate
 
 PUBLISHED = {
     "mnist": {"accuracy": 0.8873, "accuracy_majority": 0.8873, "kl_z": 4.997, "kl_c": 2.274, "reconstruction": 147.64},
-    "fashion": {"accuracy": 0.4502, "accuracy_majority": 0.5183, "kl_z": 5.138, "kl_c": 2.293, "reconstruction": 319.35},
+    "fashion": {
+        "accuracy": 0.4502,
+        "accuracy_majority": 0.5183,
+        "kl_z": 5.138,
+        "kl_c": 2.293,
+        "reconstruction": 319.35,
+    },
 }
 
 

@@ -25,7 +25,9 @@ def fields(content: object, path: tuple = ()) -> list[tuple]:
     if not isinstance(content, dict):
         return []
     free = path in {("curves",), ("data",), ("scores",)}
-    return [(*path, key) for key in content if not free] + [p for k, v in content.items() for p in fields(v, (*path, k))]
+    return [(*path, key) for key in content if not free] + [
+        p for k, v in content.items() for p in fields(v, (*path, k))
+    ]
 
 
 def test_every_missing_or_unknown_field_is_named(make_record, tmp_path):
@@ -143,7 +145,7 @@ def test_spoilt_ledgers_are_refused_in_one_sentence(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
-# --- The committed results ---------------------------------------------------------------------------------------------
+# --- The committed results ---
 
 
 def test_all_committed_records_are_valid():

@@ -157,7 +157,12 @@ def test_a_results_file_with_a_missing_field(make_record, tmp_path, capsys):
 
 def test_train_and_evaluate_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main("train digits --epochs 1 --seed 4 --categories 10 2 --z 3 --out here".split()) == 0
+    assert (
+        cli.main(
+            ["train", "digits", "--epochs", "1", "--seed", "4", "--categories", "10", "2", "--z", "3", "--out", "here"]
+        )
+        == 0
+    )
     (record,) = results.records(tmp_path / "here")
     assert record.config.latents.c == (10, 2)
     assert record.config.objective.C_c.ceiling == pytest.approx(record.config.latents.max_kl_c)

@@ -152,7 +152,8 @@ def test_training_learns(quick, digits, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"tau": 0.0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"epochs": 0}, {"seed": -1}, {"tau": float("nan")}]
+    "change",
+    [{"tau": 0.0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"epochs": 0}, {"seed": -1}, {"tau": float("nan")}],
 )
 def test_senseless_configs_are_refused(quick, change):
     with pytest.raises(JointVAEError):

@@ -1,6 +1,6 @@
-"""The role {fact}`name` or {fact}`name|format`: a number read from the committed results, never typed.
+r"""The role {fact}`name` or {fact}`name|format`: a number read from the committed results, never typed.
 
-The format is Python's, as in {fact}`mnist.accuracy.best|.1%`. Inside a table write the bar as \\|. A result that does
+The format is Python's, as in {fact}`mnist.accuracy.best|.1%`. Inside a table write the bar as \|. A result that does
 not exist yet reads "not tested"; an unknown name is a warning, so that the strict build fails.
 """
 
