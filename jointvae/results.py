@@ -165,7 +165,7 @@ def parse(content: Any, kind: type, path: Path) -> Any:
 
 
 @cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
+def _adapter(kind: type) -> Any:  # a TypeAdapter; beartype does not know that type
     return TypeAdapter(kind)
 
 

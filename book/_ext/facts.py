@@ -55,4 +55,4 @@ def show(values: dict[str, Value], name: str, spec: str) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_role("fact", Fact())
-    return {"parallel_read_safe": True}
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
