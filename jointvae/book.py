@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -165,12 +166,22 @@ def provenance_table(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
+def benchmark(name: str) -> dict[str, Any]:
+    """What `make bench` recorded under this name.
+
+    Raises:
+        JointVAEError: if it has not been recorded.
+    """
+    path = RESULTS / "benchmarks" / f"{name}.json"
+    if not path.exists():
+        raise JointVAEError(f"There is no {path}: run `make bench`.")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
 def benchmark_table() -> str:
     """What `make bench` recorded, as a Markdown table."""
-    path = RESULTS / "benchmarks" / "train_step.json"
-    if not path.exists():
-        return "Not measured yet: run `make bench`."
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = benchmark("train_step")
     low, high = min(found["ratios"]), max(found["ratios"])
     rows = {
         "images/s over the baseline, median of pairs": f"{found['ratio_median']:.2f} ({low:.2f} to {high:.2f})",

@@ -158,7 +158,7 @@ def matched_order(evaluation: Evaluation) -> list[int]:
 def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Sequence[str]) -> Figure:
     """Side by side, the share of every class (row) in every category (column), columns in matched order."""
     fig, axes = plt.subplots(
-        1, len(evaluations), figsize=(min(3.8 * len(evaluations) + 0.6, 8.2), 3.6), sharey=True, squeeze=False
+        1, len(evaluations), figsize=(min(3.3 * len(evaluations) + 0.6, 8.2), 3.6), sharey=True, squeeze=False
     )
     for ax, (title, evaluation) in zip(axes[0], evaluations, strict=True):
         matrix = np.array(evaluation.confusion, dtype=float)
