@@ -20,6 +20,11 @@ TORCH ?= -r torch.txt
 STAGE ?= _executed
 SITE ?= _build
 
+# Chapters run in book/, so a relative folder of data would be looked for in the wrong place.
+ifdef JOINTVAE_DATA
+export JOINTVAE_DATA := $(abspath $(JOINTVAE_DATA))
+endif
+
 ifeq (,$(findstring |$(TIER)|,|auto|smoke|cpu|paper|))
 $(error TIER must be auto, smoke, cpu or paper, not "$(TIER)")
 endif
@@ -47,7 +52,6 @@ reproduce: $(READY) ## get the data, train, execute the chapters, build the book
 
 test: lint ## run everything that is tested: style, types, units, the whole book of the smoke tier, a browser
 	$(PY) -m pytest -m "not book" --cov --cov-report=
-	$(PY) -m jointvae reproduce --tier smoke --seed 0
 	@$(MAKE) site TIER=smoke SEED=0 STAGE=_tested SITE=_build/test
 	$(PY) -m pytest -m book --cov --cov-append --cov-report=term
 

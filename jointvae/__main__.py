@@ -199,7 +199,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 
     with Display() as display:
         records = book.reproduce(options.tier, options.seed, display.say)
-    display.console.print(runs_table(records))
+    if records:
+        display.console.print(runs_table(records))
 
 
 def _claims(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Image data as tensors in memory: MNIST, FashionMNIST and the digits that scikit-learn carries.
 
-MNIST and FashionMNIST are looked for in the folder that `JOINTVAE_DATA` names, then in `data/`; if neither has them,
-torchvision downloads them into `data/`. Every file is checked against its SHA-256 before a byte of it is used.
+MNIST and FashionMNIST are looked for in the folder that `JOINTVAE_DATA` names, then in the project's `data/`; if neither
+has them, torchvision downloads them into `data/`. Every file is checked against its SHA-256 before a byte of it is used.
 """
 
 import gzip
@@ -18,6 +18,9 @@ from torch import Tensor
 from jointvae.errors import JointVAEError
 from jointvae.files import sha256
 
+PROJECT = Path(__file__).parent.parent
+# Chapters and commands run in different folders and must find the same data; outside a checkout, where one stands.
+DATA = PROJECT / "data" if (PROJECT / "pyproject.toml").exists() else Path("data")
 SPLITS = ("train", "test")
 DATASETS = ("mnist", "fashion", "digits")
 FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}
@@ -118,8 +121,8 @@ def resize(images: UInt8[Tensor, "n h w"], image_size: int) -> UInt8[Tensor, "n 
 
 def folder(name: str) -> Path | None:
     """The folder that holds the published files of a data set, or None."""
-    roots = [Path(root) for root in (os.environ.get("JOINTVAE_DATA"), "data") if root]
-    for root in roots:
+    named = os.environ.get("JOINTVAE_DATA")
+    for root in [Path(named), DATA] if named else [DATA]:
         raw = root / FOLDERS[name] / "raw"
         if raw.is_dir():
             return raw
@@ -165,15 +168,14 @@ def _download(name: str) -> Path:
     from torchvision import datasets
 
     published = {"mnist": datasets.MNIST, "fashion": datasets.FashionMNIST}[name]
-    root = Path("data")
-    root.mkdir(exist_ok=True)
+    DATA.mkdir(exist_ok=True)
     # Into a folder of its own, moved into place when complete: a broken download leaves nothing behind.
-    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
+    with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as scratch:
         try:
             published(scratch, download=True)
         except Exception as error:  # urllib, ssl, zip and checksum errors share no base class
             raise DataUnavailableError(
-                f"'{name}' is neither in JOINTVAE_DATA nor in {root}/, and downloading it failed "
+                f"'{name}' is neither in JOINTVAE_DATA nor in {DATA}, and downloading it failed "
                 f"({type(error).__name__}): set JOINTVAE_DATA to a folder that holds {FOLDERS[name]}/raw."
             ) from error
         raw = Path(scratch) / FOLDERS[name] / "raw"
@@ -181,8 +183,8 @@ def _download(name: str) -> Path:
             if not archive.with_suffix("").exists():
                 archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
             archive.unlink()
-        shutil.move(raw.parent, root / FOLDERS[name])
-    return root / FOLDERS[name] / "raw"
+        shutil.move(raw.parent, DATA / FOLDERS[name])
+    return DATA / FOLDERS[name] / "raw"
 
 
 def _embedded_digits(split: str) -> tuple[Tensor, Tensor, dict[str, str]]:

@@ -31,7 +31,7 @@ def root(tmp_path, monkeypatch) -> Path:
     sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in raw.iterdir()}
     monkeypatch.setitem(data.SHA256, "mnist", sums)
     monkeypatch.setenv("JOINTVAE_DATA", str(tmp_path / "store"))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "DATA", tmp_path / "data")
     return raw
 
 
@@ -81,7 +81,7 @@ def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "MNIST", half)
     monkeypatch.delenv("JOINTVAE_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "DATA", tmp_path / "data")
     with pytest.raises(data.DataUnavailableError, match="set JOINTVAE_DATA"):
         data.load("mnist", "train")
     assert list((tmp_path / "data").iterdir()) == []

@@ -94,13 +94,13 @@ def test_reproduce_goes_on_with_the_digits_and_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "sweep", lambda configs, *rest: planned.extend(configs) or [])
     said = []
     book.reproduce("cpu", 3, lambda name, news: said.append((name, news)))
-    assert [config.dataset for config in planned] == ["digits"]
+    assert planned == []
     assert "WITHOUT MNIST" in dict(said)["ATTENTION"]
     assert "WITHOUT MNIST" in book.fallback_sentence()
 
 
 def test_tiers():
-    assert [config.run_name for config in book.plan("smoke", 2)] == ["digits-seed2"]
+    assert book.plan("smoke", 2) == []
     assert [config.run_name for config in book.plan("cpu", 0)] == ["mnist-seed0", "fashion-seed0"]
     assert len(book.plan("paper", 0)) == 16
     with pytest.raises(JointVAEError, match="no tier"):
@@ -174,7 +174,7 @@ def test_train_and_evaluate_from_the_command_line(tmp_path, monkeypatch, capsys)
 
 
 def test_doctor_names_the_machine(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "DATA", tmp_path / "data")
     monkeypatch.delenv("JOINTVAE_DATA", raising=False)
     assert cli.main(["doctor"]) == 0
     said = capsys.readouterr().out
@@ -187,3 +187,15 @@ def test_help_does_not_wait_for_torch():
     started = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
     assert time.monotonic() - started < 10  # a hang, not a benchmark
+
+
+def test_in_the_smoke_tier_and_without_mnist_the_reader_trains_the_digits(monkeypatch, tmp_path):
+    trained = []
+    monkeypatch.setattr(runs, "run", lambda config, folder: trained.append((config.run_name, folder)))
+    monkeypatch.setattr(book, "FALLBACK", tmp_path / "DATA_FALLBACK")
+    book.reader_run("mnist", "smoke", 1)
+    book.reader_run("mnist", "cpu", 2)
+    (tmp_path / "DATA_FALLBACK").write_text("WITHOUT MNIST")
+    book.reader_run("mnist", "cpu", 3)
+    assert [name for name, _ in trained] == ["digits-seed1", "mnist-seed2", "digits-seed3"]
+    assert [folder == book.RUNS for _, folder in trained] == [False, True, False]
