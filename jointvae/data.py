@@ -1,7 +1,7 @@
 """Image data as tensors in memory: MNIST, FashionMNIST and the digits that scikit-learn carries.
 
-MNIST and FashionMNIST are looked for in the folder that `JOINTVAE_DATA` names, then in the project's `data/`; if neither
-has them, torchvision downloads them into `data/`. Every file is checked against its SHA-256 before a byte of it is used.
+MNIST and FashionMNIST are looked for in the folder that `JOINTVAE_DATA` names, then in the project's `data/`; if
+neither has them, torchvision downloads them into `data/`. Every file is checked against its SHA-256 before use.
 """
 
 import gzip

@@ -189,9 +189,9 @@ def test_help_does_not_wait_for_torch():
     assert time.monotonic() - started < 10  # a hang, not a benchmark
 
 
-def test_in_the_smoke_tier_and_without_mnist_the_reader_trains_the_digits(monkeypatch, tmp_path):
+def test_in_the_smoke_tier_and_without_mnist_the_reader_trains_the_digits(monkeypatch, tmp_path, make_record):
     trained = []
-    monkeypatch.setattr(runs, "run", lambda config, folder: trained.append((config.run_name, folder)))
+    monkeypatch.setattr(runs, "run", lambda config, folder: trained.append((config.run_name, folder)) or make_record())
     monkeypatch.setattr(book, "FALLBACK", tmp_path / "DATA_FALLBACK")
     book.reader_run("mnist", "smoke", 1)
     book.reader_run("mnist", "cpu", 2)
