@@ -39,6 +39,7 @@ def one_slice_off(probs: Tensor, u: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # numpy's functions on tensors
 @pytest.mark.parametrize(
     ("name", "mutant", "failure"),
     [

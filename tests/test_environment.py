@@ -21,7 +21,7 @@ HOSTS = (
     "registry." + "npm",
     "deb." + "debian",
     "conda." + "anaconda",
-    "://conda",
+    ":" + "//conda",
 )
 
 

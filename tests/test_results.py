@@ -188,6 +188,6 @@ def test_prose_quotes_facts_and_no_typed_result():
         text = page.read_text()
         for name in re.findall(r"\{fact\}`([^`|]+)", text):
             assert name in facts, f"{page.name} quotes {name}"
-        prose = re.sub(r"```\{code-cell\}.*?```", "", text, flags=re.DOTALL)
+        prose = re.sub(r"```\{code-cell\}.*?```|\{fact\}`[^`]*`", "", text, flags=re.DOTALL)
         typed = {match.strip() for match in re.findall(r"\d[\d.]* ?%", prose)} - allowed
         assert not typed, f"{page.name} types {typed}"

@@ -1,0 +1,132 @@
+"""What figures show: the codes that are decoded, the order of categories, labelled axes, and the terminal's lines."""
+
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+mpl.use("Agg")
+
+from jointvae import book, figures, terminal, training
+from jointvae.claims import Claim, Judgement
+from jointvae.latents import LatentSpec
+from jointvae.model import ImageShape, JointVAE
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    figures.use_style()
+    yield
+    figures.plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def model() -> JointVAE:
+    torch.manual_seed(0)
+    return JointVAE(LatentSpec(3, (4, 2)), ImageShape(1, 32))
+
+
+def test_the_simplex_keeps_its_corners_and_its_centre():
+    corners = figures.to_plane(np.eye(3))
+    distances = [np.linalg.norm(corners[i] - corners[j]) for i, j in ((0, 1), (1, 2), (2, 0))]
+    assert distances == pytest.approx([1, 1, 1])
+    assert figures.to_plane(np.full(3, 1 / 3)) == pytest.approx(corners.mean(axis=0))
+
+
+def test_quantiles_of_the_prior():
+    values = figures.prior_quantiles(9)
+    assert values[4].item() == pytest.approx(0, abs=1e-6)
+    assert values[-1].item() == pytest.approx(1.6449, abs=1e-3)
+    assert torch.allclose(values, -values.flip(0), atol=1e-5)
+
+
+def test_codes_have_one_category_for_each_unit(model):
+    codes = figures.one_hot_codes(model, [2, 1], n=2)
+    assert codes.tolist() == [[0, 0, 0, 0, 0, 1, 0, 0, 1]] * 2
+
+
+def test_a_traversal_moves_one_unit_only(model):
+    values = torch.tensor([-1.0, 0.0, 1.0])
+    images = figures.traverse_z(model, 1, values, [0, 0])
+    middle = figures.decode_images(model, figures.one_hot_codes(model, [0, 0]))
+    assert torch.allclose(images[1], middle[0], atol=1e-6)
+    assert not torch.allclose(images[0], images[2])
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_categories_stand_in_the_order_of_their_classes(make_record):
+    found = make_record(confusion=[[0, 0, 9], [8, 1, 0], [1, 9, 0]]).test
+    assert figures.matched_order(found) == [2, 0, 1]
+    wide = make_record(confusion=[[0, 9, 0], [8, 0, 1]]).test
+    assert figures.matched_order(wide) == [1, 0, 2]
+
+
+def test_every_figure_labels_its_axes(model, make_record, generator):
+    record = make_record()
+    made = [
+        figures.traversal_figure(model, [0.1, 2.0, 0.0]),
+        figures.confusion_figure([("one", record.test), ("two", record.test)], ("a", "b")),
+        figures.capacity_figure([("one", record)]),
+        figures.runs_figure([("runs", [0.5, 0.7], {"color": "k"}), ("other", [0.1], {"color": "k"})]),
+    ]
+    for figure in made:
+        figure.canvas.draw()
+        assert all(ax.get_xlabel() for ax in figure.axes)
+    rows = figures.category_figure(model, ["a", "b", "c", "d"], generator)
+    assert [label.get_text() for label in rows.axes[0].get_yticklabels()] == ["a", "b", "c", "d"]
+
+
+def test_rows_of_a_traversal_are_ordered_by_use(model):
+    figure = figures.traversal_figure(model, [0.1, 2.0, 0.5])
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert [label[4:5] for label in labels] == ["2", "3", "1"]
+
+
+NEWS = training.Progress(50, 200, 1, 321.5, 1.25, 0.75, {"C_z": 1.5, "C_c": 0.5}, 3000.0)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_shows_losses_capacities_and_speed(is_terminal):
+    screen = io.StringIO()
+    with terminal.Display(Console(file=screen, force_terminal=is_terminal, width=160)) as display:
+        display.say("a-run", NEWS)
+        display.say("a-run", "done")
+    shown = screen.getvalue()
+    for word in ("a-run", "rec 321.5", "KL_z 1.25/1.50", "KL_c 0.75/0.50", "3,000 images/s", "done"):
+        assert word in shown
+
+
+def test_a_log_file_is_not_flooded():
+    screen = io.StringIO()
+    with terminal.Display(Console(file=screen, width=160)) as display:
+        for _ in range(100):
+            display.say("a-run", NEWS)
+    assert screen.getvalue().count("rec 321.5") == 1
+
+
+def test_tables_hold_every_row(make_record):
+    claim = Claim(id="x", claim="It works.", source="here", criterion="at least half", paper=0.887, unit="share")
+    judgements = [Judgement(claim, 0.5, 3, "partly"), Judgement(claim, None, 0, "not tested")]
+    screen = io.StringIO()
+    console = Console(file=screen, width=200)
+    console.print(terminal.claims_table(judgements))
+    failed = make_record(seed=1)
+    object.__setattr__(failed, "test", None)
+    console.print(terminal.runs_table([make_record(), failed]))
+    for word in ("88.7%", "50.0%", "partly", "not tested", "mnist-seed0", "failed"):
+        assert word in screen.getvalue()
+    page = book.claims_table(judgements)
+    assert 'class="verdict-not-tested"' in page
+    assert page.count("\n") == 3
+    assert "mnist-seed0" in book.provenance_table([make_record()])
+    assert book.runs_table([("one", make_record().test)]).splitlines()[2].startswith("| one | 90.0%")
+
+
+def test_the_stamp_says_what_made_a_page():
+    stamp = book.stamp("smoke", 3, "digits")
+    for word in ("tier", "smoke", "data", "digits", "hardware", "commit", torch.__version__):
+        assert word in stamp
