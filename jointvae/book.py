@@ -159,12 +159,11 @@ def runs_table(rows: list[tuple[str, Evaluation]]) -> str:
 
 def provenance_table(records: list[Record]) -> str:
     """Where each recorded run was made, as a Markdown table; a run that was interrupted has a line per sitting."""
-    lines = ["| Run | Started (UTC) | Commit | Device | Threads | torch | Images/s |", "|:--|:--|:--|:--|--:|:--|--:|"]
+    lines = ["| Run | Started (UTC) | Commit | Device | Threads | torch |", "|:--|:--|:--|:--|--:|:--|"]
     for record in records:
         for sitting in record.provenance:
-            speed = "–" if record.images_per_second is None else f"{record.images_per_second:,.0f}"
             cells = [f"`{record.name}`", sitting.started[:16].replace("T", " "), _commit(sitting), sitting.device]
-            lines.append("| " + " | ".join([*cells, str(sitting.threads), sitting.torch, speed]) + " |")
+            lines.append("| " + " | ".join([*cells, str(sitting.threads), sitting.torch]) + " |")
     return "\n".join(lines)
 
 

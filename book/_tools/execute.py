@@ -93,6 +93,8 @@ def execute(chapter: Path, parameters: dict[str, Any]) -> NotebookNode:
     check_parameters(notebook, parameters)
     # No bars of progress on pages; and the kernel of this environment, whatever kernels the user has installed.
     os.environ |= {"TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+    # Threads that wait by spinning make a chapter many times slower on a machine that is busy with something else.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder, "source.ipynb"), Path(folder, "result.ipynb")
         nbformat.write(notebook, source)
