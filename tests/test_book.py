@@ -64,7 +64,7 @@ class Page(HTMLParser):
             self.links.append(attributes["href"])
 
     def handle_endtag(self, tag):
-        while self._open:
+        while self._open and tag not in self.VOID:  # <img/> reports an end as well, and nothing was opened
             if self._open.pop()[0] == tag:
                 break
 
