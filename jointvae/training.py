@@ -77,7 +77,7 @@ def _recipes() -> dict[str, Config]:
     )
     digits = replace(
         mnist,
-        # Not from the paper: a short schedule for the 1,437 embedded digits, about a minute on two cores. With the
+        # Not from the paper: a short schedule for the 1,437 embedded digits. With the
         # paper's gamma of 30 every image went to one category before the decoder had learned to use the others.
         recipe="digits",
         dataset="digits",
