@@ -5,12 +5,13 @@ parameters of all latents at once. The decoder mirrors it and returns logits of 
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec, Posterior
@@ -38,24 +39,37 @@ class ImageShape(NamedTuple):
 GREY_32 = ImageShape()
 
 
-class PatchConv2d(nn.Conv2d):
-    """A 4 x 4 convolution of stride 2 as one matrix product over patches: faster on the CPU for few input channels."""
+class _PatchProduct(torch.autograd.Function):
+    """A 4 x 4 transposed convolution of stride 2 as one matrix product and a fold, with the gradients of the plain one.
 
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__(channels, width, 4, stride=2, padding=1)
+    For the few channels of an image, torch's own takes several times as long on the CPU; its gradients are fast.
+    """
 
-    def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out half_h half_w"]:
-        """What nn.Conv2d computes, for even height and width."""
-        if x.is_cuda:
-            return super().forward(x)
-        batch, _, height, width = x.shape
-        patches = F.unfold(x, 4, stride=2, padding=1)  # (batch, in*16, positions)
-        out = F.linear(patches.transpose(1, 2), self.weight.flatten(1), self.bias)  # (batch, positions, out)
-        return out.view(batch, height // 2, width // 2, -1).permute(0, 3, 1, 2)
+    @staticmethod
+    def forward(
+        x: Float[Tensor, "batch in h w"], weight: Float[Tensor, "in out 4 4"], bias: Float[Tensor, " out"]
+    ) -> Float[Tensor, "batch out double_h double_w"]:
+        height, width = x.shape[-2:]
+        patches = x.flatten(2).transpose(1, 2) @ weight.flatten(1)  # (batch, positions, out*16)
+        image = F.fold(patches.transpose(1, 2), (2 * height, 2 * width), 4, stride=2, padding=1)
+        return image + bias.view(-1, 1, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        # The transposed convolution is the adjoint of a convolution: its gradient in x is that convolution, and the
+        # gradient in the weight is the convolution's, with the two images in each other's place.
+        grad_weight = conv2d_weight(grad, weight.shape, x, stride=2, padding=1)
+        return F.conv2d(grad, weight, stride=2, padding=1), grad_weight, grad.sum((0, 2, 3))
 
 
-class PatchConvTranspose2d(nn.ConvTranspose2d):
-    """The transposed kind, as one matrix product and a fold: faster on the CPU for few output channels."""
+class FewChannelsConvTranspose2d(nn.ConvTranspose2d):
+    """The decoder's last layer: nn.ConvTranspose2d, computed in the way that is fastest for few output channels."""
 
     bias: Tensor
 
@@ -68,16 +82,14 @@ class PatchConvTranspose2d(nn.ConvTranspose2d):
         """What nn.ConvTranspose2d computes."""
         if x.is_cuda:
             return super().forward(x)
-        height, width = x.shape[-2:]
-        patches = x.flatten(2).transpose(1, 2) @ self.weight.flatten(1)  # (batch, positions, out*16)
-        image = F.fold(patches.transpose(1, 2), (2 * height, 2 * width), 4, stride=2, padding=1)
-        return image + self.bias.view(-1, 1, 1)
+        image: Tensor = _PatchProduct.apply(x, self.weight, self.bias)
+        return image
 
 
 def convolutions(image: ImageShape) -> nn.Sequential:
     """Image to 64 x 4 x 4 features; images of 64 x 64 pixels get one more layer (Dupont 2018, appendix)."""
-    widths = [32, 32, 64, 64] if image.size == 64 else [32, 64, 64]
-    layers: list[nn.Module] = [PatchConv2d(image.channels, widths[0]), nn.ReLU()]
+    widths = [image.channels, *([32, 32, 64, 64] if image.size == 64 else [32, 64, 64])]
+    layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*layers)
@@ -89,7 +101,7 @@ def transposed_convolutions(image: ImageShape) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
-    layers.append(PatchConvTranspose2d(widths[-1], image.channels))
+    layers.append(FewChannelsConvTranspose2d(widths[-1], image.channels))
     return nn.Sequential(*layers)
 
 
