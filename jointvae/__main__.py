@@ -138,7 +138,7 @@ def _train(options: argparse.Namespace) -> None:
     with Display() as display:
         record = runs.run(config, options.out, options.device, lambda news: display.say(config.run_name, news))
     display.console.print(runs_table([record]))
-    display.console.print(f"Recorded in {options.out / record.name}.json.", highlight=False)
+    display.console.print(f"Recorded in {options.out / record.name}.json.", highlight=False, soft_wrap=True)
 
 
 def _sweep(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ MNIST and FashionMNIST are looked for in the folder that `JOINTVAE_DATA` names, 
 neither has them, torchvision downloads them into `data/`. Every file is checked against its SHA-256 before use.
 """
 
+import contextlib
 import gzip
 import os
 import shutil
@@ -165,26 +166,34 @@ def _verified(raw: Path, name: str, file: str) -> Path:
 
 
 def _download(name: str) -> Path:
+    DATA.mkdir(exist_ok=True)
+    try:
+        # Into a folder of its own, moved into place when complete: a broken download leaves nothing behind.
+        with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as scratch:
+            shutil.move(_fetch(name, Path(scratch)), DATA / FOLDERS[name])
+    finally:
+        with contextlib.suppress(OSError):  # it holds something
+            DATA.rmdir()
+    return DATA / FOLDERS[name] / "raw"
+
+
+def _fetch(name: str, scratch: Path) -> Path:
     from torchvision import datasets
 
     published = {"mnist": datasets.MNIST, "fashion": datasets.FashionMNIST}[name]
-    DATA.mkdir(exist_ok=True)
-    # Into a folder of its own, moved into place when complete: a broken download leaves nothing behind.
-    with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as scratch:
-        try:
-            published(scratch, download=True)
-        except Exception as error:  # urllib, ssl, zip and checksum errors share no base class
-            raise DataUnavailableError(
-                f"'{name}' is neither in JOINTVAE_DATA nor in {DATA}, and downloading it failed "
-                f"({type(error).__name__}): set JOINTVAE_DATA to a folder that holds {FOLDERS[name]}/raw."
-            ) from error
-        raw = Path(scratch) / FOLDERS[name] / "raw"
-        for archive in raw.glob("*.gz"):
-            if not archive.with_suffix("").exists():
-                archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
-            archive.unlink()
-        shutil.move(raw.parent, DATA / FOLDERS[name])
-    return DATA / FOLDERS[name] / "raw"
+    try:
+        published(scratch, download=True)
+    except Exception as error:  # urllib, ssl, zip and checksum errors share no base class
+        raise DataUnavailableError(
+            f"'{name}' is neither in JOINTVAE_DATA nor in {DATA}, and downloading it failed "
+            f"({type(error).__name__}): set JOINTVAE_DATA to a folder that holds {FOLDERS[name]}/raw."
+        ) from error
+    folder = scratch / FOLDERS[name]
+    for archive in (folder / "raw").glob("*.gz"):
+        if not archive.with_suffix("").exists():
+            archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
+        archive.unlink()
+    return folder
 
 
 def _embedded_digits(split: str) -> tuple[Tensor, Tensor, dict[str, str]]:

@@ -5,12 +5,14 @@
 """
 
 import multiprocessing
+import signal
+from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from queue import Empty
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -22,6 +24,7 @@ from jointvae.training import Config, Hook, Trainer
 
 RUNS = Path("runs")
 Say = Callable[[str, training.Progress | str], None]  # (run's name, its progress or its last word)
+News = training.Progress | results.Record | JointVAEError | OSError  # what a run of a sweep reports
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -122,46 +125,78 @@ def load(record: results.Record, folder: Path) -> Any:
 def sweep(configs: Iterable[Config], folder: Path, device: str, jobs: int, say: Say) -> list[results.Record]:
     """Run many configs, `jobs` at a time, each in a process of its own with its share of the cores.
 
-    Finished runs are kept if another fails; the first failure is raised at the end.
+    Finished runs are kept if another fails; the first failure is raised at the end. On an interruption the processes
+    are ended; each run's state stands as of its last epoch, and the same call goes on from there.
     """
     configs = list(configs)
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // jobs)
-    done: list[results.Record] = []
-    failure: JointVAEError | None = None
-    pool = ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,))
-    with context.Manager() as manager:
-        queue = manager.Queue()
-        pending = {pool.submit(_run_and_tell, config, folder, device, queue): config for config in configs}
-        try:
-            while pending:
-                _relay(queue, say)
-                for future in [future for future in pending if future.done()]:
-                    name = pending.pop(future).run_name
-                    try:
-                        done.append(future.result())
-                        say(name, "done")
-                    except JointVAEError as error:
-                        failure = failure or error
-                        say(name, str(error))
-        finally:
-            pool.shutdown(cancel_futures=True)  # on Ctrl-C, what has not begun must not begin
-    if failure:
-        raise failure
-    return done
-
-
-def _run_and_tell(config: Config, folder: Path, device: str, queue: Any) -> results.Record:
-    return run(config, folder, device, lambda progress: queue.put((config.run_name, progress)))
-
-
-def _relay(queue: Any, say: Say) -> None:
+    waiting = deque(configs)
+    running: dict[Connection, tuple[str, BaseProcess]] = {}
+    done: dict[str, results.Record] = {}
+    failures: list[JointVAEError | OSError] = []
     try:
-        say(*queue.get(timeout=0.2))
-        while True:
-            say(*queue.get_nowait())
-    except Empty:
-        return
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                config = waiting.popleft()
+                here, process = _start(config, folder, device, max(1, torch.get_num_threads() // jobs))
+                running[here] = (config.run_name, process)
+            for pipe in cast(list[Connection], wait(running)):
+                name, process = running[pipe]
+                news = _news(pipe, name, process)
+                if isinstance(news, training.Progress):
+                    say(name, news)
+                    continue
+                process.join()
+                del running[pipe]
+                if isinstance(news, results.Record):
+                    done[name] = news
+                    say(name, "done")
+                else:
+                    failures.append(news)
+                    say(name, str(news))
+    finally:
+        for _, process in running.values():
+            process.terminate()
+            process.join()
+    if failures:
+        raise failures[0]
+    return [done[config.run_name] for config in configs]
+
+
+def _start(config: Config, folder: Path, device: str, threads: int) -> tuple[Connection, BaseProcess]:
+    """A process that trains one config, and the pipe that it reports to."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(config, folder, device, threads, there), daemon=True)
+    # A terminal sends Ctrl-C to all processes in it, and only this one is to act: the others inherit to ignore it.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    there.close()  # the process holds its own end; when it dies, this end notices
+    return here, process
+
+
+def _work(config: Config, folder: Path, device: str, threads: int, pipe: Connection) -> None:
+    torch.set_num_threads(threads)
+    try:
+        pipe.send(run(config, folder, device, pipe.send))
+    except BrokenPipeError:
+        return  # nobody listens any more: stop, as the state of the last epoch stands
+    except (JointVAEError, OSError) as error:
+        pipe.send(error)
+
+
+def _news(pipe: Connection, name: str, process: BaseProcess) -> News:
+    try:
+        news: News = pipe.recv()
+    except EOFError:
+        process.join()
+        return JointVAEError(
+            f"The process that trained {name} ended with status {process.exitcode}; "
+            "the same command goes on from its last finished epoch."
+        )
+    return news
 
 
 def seeds(config: Config, first: int, count: int) -> list[Config]:

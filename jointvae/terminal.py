@@ -42,7 +42,7 @@ class Display:
     def say(self, name: str, news: training.Progress | str) -> None:
         """Show the progress of the run `name`, or its last word."""
         if isinstance(news, str):
-            self.console.print(f"{name}: {news}", highlight=False)
+            self.console.print(f"{name}: {news}", highlight=False, soft_wrap=True)
             return
         text = losses(news)
         if not self.console.is_terminal:
@@ -56,7 +56,7 @@ class Display:
         if time.monotonic() - self.last.get(name, -PLAIN_EVERY) < PLAIN_EVERY:
             return
         self.last[name] = time.monotonic()
-        self.console.print(f"{name}: step {news.step:,} of {news.steps:,}, {text}", highlight=False)
+        self.console.print(f"{name}: step {news.step:,} of {news.steps:,}, {text}", highlight=False, soft_wrap=True)
 
 
 def losses(news: training.Progress) -> str:

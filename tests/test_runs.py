@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -82,6 +83,63 @@ def test_a_sweep_gives_the_records_of_single_runs(tmp_path):
     assert twin.curves == alone.curves
     assert twin.checkpoint.sha256 == alone.checkpoint.sha256
     assert {name for name, news in said if news == "done"} == {config.run_name for config in configs}
+
+
+@pytest.fixture
+def long_sweep(tmp_path):
+    """A sweep of two runs that would take minutes, in a process group of its own, once both have a state on disk."""
+    command = [sys.executable, "-m", "jointvae", "sweep", "digits", "--epochs", "500", "--seeds", "2"]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("*.training"))) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    yield process
+    if alive(process.pid):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def alive(group: int) -> bool:
+    """Whether a process group still has a member."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_an_interrupted_sweep_stops_quietly_and_keeps_its_states(long_sweep, tmp_path):
+    os.killpg(long_sweep.pid, signal.SIGINT)  # what a terminal does at Ctrl-C
+    _, error = long_sweep.communicate(timeout=30)
+    assert long_sweep.returncode == 130
+    assert "goes on from the last finished epoch" in error
+    assert "Traceback" not in error
+    deadline = time.monotonic() + 30
+    while alive(long_sweep.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(long_sweep.pid)
+    for path in tmp_path.glob("*.training"):
+        config = replace(training.recipe("digits"), epochs=500, seed=int(path.name[len("digits-seed")]))
+        trainer = training.Trainer(config)
+        trainer.resume(path)
+        assert trainer.epoch > 0
+
+
+def test_a_killed_run_of_a_sweep_is_reported_and_the_other_goes_on(long_sweep):
+    children = subprocess.run(
+        ["pgrep", "-f", "spawn_main", "-P", str(long_sweep.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    for line in long_sweep.stdout:
+        if "ended with status -9" in line:
+            break
+    else:
+        pytest.fail("the death of a run was not reported")
+    assert long_sweep.poll() is None
 
 
 def test_reproduce_goes_on_with_the_digits_and_says_so(monkeypatch, tmp_path):
