@@ -1,0 +1,65 @@
+r"""The role {sym}`\tau`: a symbol that links to its row on the page of notation, with its meaning on hover.
+
+On that page the role {defsym}`\tau` stands in the first column and makes the place to link to. A symbol without a row
+is a warning, so that the strict build fails.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxRole
+
+logger = logging.getLogger(__name__)
+PAGE = "notation"
+ROW = re.compile(r"^\|(?P<symbols>[^|]*\{defsym\}[^|]*)\|[^|]*\|(?P<meaning>.*)\|\s*$", re.MULTILINE)
+
+
+@cache
+def meanings(path: Path) -> dict[str, str]:
+    """What the page of notation says of each symbol, as plain text."""
+    return {
+        symbol: re.sub(r"[$`\\]", "", row["meaning"].replace(r"\|", "|")).strip()
+        for row in ROW.finditer(path.read_text(encoding="utf-8"))
+        for symbol in re.findall(r"\{defsym\}`([^`]*)`", row["symbols"])
+    }
+
+
+def anchor(symbol: str) -> str:
+    """The id of a symbol's place; capitals are spelled out, because c and C are different symbols."""
+    return "sym-" + re.sub(r"[^a-z]+", "-", re.sub(r"[A-Z]", lambda m: f"-capital-{m[0].lower()}-", symbol)).strip("-")
+
+
+class Symbol(SphinxRole):
+    """A link to the symbol's row."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Called by docutils for each use of the role."""
+        known = meanings(Path(self.env.srcdir) / f"{PAGE}.md")
+        if self.text not in known:
+            logger.warning("the page of notation has no symbol %r", self.text, location=self.get_location())
+        link = nodes.reference("", "", internal=True, refuri=f"{PAGE}.html#{anchor(self.text)}", classes=["sym"])
+        link["reftitle"] = known.get(self.text, "")
+        link += nodes.math(self.text, self.text)
+        return [link], []
+
+
+class Definition(SphinxRole):
+    """The place that the links lead to."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Called by docutils for each use of the role."""
+        place = nodes.inline("", "", ids=[anchor(self.text)])
+        place += nodes.math(self.text, self.text)
+        return [place], []
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.add_role("sym", Symbol())
+    app.add_role("defsym", Definition())
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
