@@ -73,7 +73,8 @@ class Identities(SphinxDirective):
         lines = ["| Identity | Stated in | Checked by | Last result |", "|:--|:--|:--|:--|"]
         for identity in found:
             for how, what in identity.checks or [("nothing", "")]:
-                lines.append(f"| {{eq}}`{identity.label}` | {{doc}}`{identity.page}` | {how} | {what} |")
+                what = re.sub(r"([|$*`{}])", r"\\\1", what)  # these mean something in a table
+                lines.append(f"| {{eq}}`{identity.label}` `{identity.label}` | {{doc}}`{identity.page}` | {how} | {what} |")
         container = nodes.container(classes=["identities"])
         self.state.nested_parse(StringList(lines, source="identities"), self.content_offset, container)
         return list(container.children)
