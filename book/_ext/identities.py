@@ -74,7 +74,8 @@ class Identities(SphinxDirective):
         for identity in found:
             for how, what in identity.checks or [("nothing", "")]:
                 what = re.sub(r"([|$*`{}])", r"\\\1", what)  # these mean something in a table
-                lines.append(f"| {{eq}}`{identity.label}` `{identity.label}` | {{doc}}`{identity.page}` | {how} | {what} |")
+                name = f"{{eq}}`{identity.label}` `{identity.label}`"
+                lines.append(f"| {name} | {{doc}}`{identity.page}` | {how} | {what} |")
         container = nodes.container(classes=["identities"])
         self.state.nested_parse(StringList(lines, source="identities"), self.content_offset, container)
         return list(container.children)
