@@ -38,6 +38,18 @@ def choose_tier(name: str) -> str:
     return name
 
 
+def check_parameters(TIER: str, SEED: int) -> None:
+    """The first act of every chapter: refuse parameters that it can't run with.
+
+    Raises:
+        JointVAEError: with one sentence that names the parameter, its range and its value.
+    """
+    if TIER not in TIERS:
+        raise JointVAEError(f"The parameter TIER must be {', '.join(TIERS[:-1])} or {TIERS[-1]}, not {TIER!r}.")
+    if not 0 <= SEED <= training.LARGEST_SEED:
+        raise JointVAEError(f"The parameter SEED must be from 0 to {training.LARGEST_SEED:,}, not {SEED:,}.")
+
+
 def plan(tier: str, seed: int) -> list[training.Config]:
     """The runs that a tier asks for before the chapters are executed."""
     if tier == "smoke":

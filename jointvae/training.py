@@ -25,6 +25,7 @@ from jointvae.model import GREY_32, ImageShape, JointVAE
 from jointvae.objectives import Capacity, Objective, SplitCapacity, reconstruction_loss
 
 LOG10 = LatentSpec(0, (10,)).max_kl_c
+LARGEST_SEED = 2**31 - 1  # seed and epoch share the 64 bits of a generator's seed
 REPORT_EVERY = 50  # steps between two looks at the losses
 
 
@@ -52,8 +53,8 @@ class Config:
         for name in ("tau", "learning_rate", "batch_size", "epochs"):
             if not getattr(self, name) > 0:
                 raise JointVAEError(f"{name} must be above zero, not {getattr(self, name)}.")
-        if self.seed < 0:
-            raise JointVAEError(f"The seed must be 0 or more, not {self.seed}.")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise JointVAEError(f"The seed must be from 0 to {LARGEST_SEED:,}, not {self.seed}.")
 
     @property
     def run_name(self) -> str:

@@ -1,6 +1,7 @@
 """The built book of the smoke tier, as it lies on the disk, and the scripts that make it."""
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -131,12 +132,18 @@ class TestPages:
         assert broken == []
 
 
+@pytest.mark.parametrize("chapter", sorted((ROOT / "book").glob("*.md")), ids=lambda path: path.stem)
+def test_every_chapter_checks_its_parameters_first(chapter):
+    text = chapter.read_text()
+    assert ("book.check_parameters(TIER, SEED)" in text) == ("{code-cell}" in text)
+
+
 def test_the_vendored_mathjax_is_the_one_that_its_readme_names():
     digest = hashlib.sha256((MATHJAX / "tex-svg-full.js").read_bytes()).hexdigest()
     assert f"`{digest}`" in (MATHJAX / "README.md").read_text()
 
 
-def run_chapter(folder: Path, text: str) -> subprocess.CompletedProcess:
+def run_chapter(folder: Path, text: str, tier: str = "cpu", seed: str = "7") -> subprocess.CompletedProcess:
     chapter = folder / "chapter.md"
     chapter.write_text(text)
     command = [
@@ -144,9 +151,9 @@ def run_chapter(folder: Path, text: str) -> subprocess.CompletedProcess:
         EXECUTE,
         chapter,
         "--tier",
-        "cpu",
+        tier,
         "--seed",
-        "7",
+        seed,
         "--output",
         folder / "out/chapter.ipynb",
     ]
@@ -183,6 +190,22 @@ class TestExecute:
             assert part in done.stderr
         assert good.read_text() == "the last good one"
         assert "so far so good" in (tmp_path / "out/chapter.failed.ipynb").read_text()
+
+    @pytest.mark.parametrize(
+        ("tier", "seed", "sentence"),
+        [
+            ("huge", "1", "The parameter TIER must be smoke, cpu or paper, not 'huge'."),
+            ("cpu", "-1", "The parameter SEED must be from 0 to 2,147,483,647, not -1."),
+        ],
+    )
+    def test_a_parameter_out_of_range_is_named_on_top(self, tmp_path, tier, seed, sentence):
+        code = "\n```{code-cell}\nfrom jointvae import book\n\nbook.check_parameters(TIER, SEED)\n```\n"
+        done = run_chapter(tmp_path, HEADER + PARAMETERS + code, tier, seed)
+        assert done.returncode == 1
+        assert all(part in done.stderr for part in ("chapter.md", sentence))
+        assert done.stderr.count("\n") == 1
+        notebook = json.loads((tmp_path / "out/chapter.failed.ipynb").read_text())
+        assert sentence in "".join(notebook["cells"][0]["source"])
 
     def test_output_on_stderr_is_a_failure(self, tmp_path):
         code = "\n```{code-cell}\nimport warnings\nwarnings.warn('mind the gap')\n```\n"

@@ -20,6 +20,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
+from jointvae.errors import JointVAEError
 from jointvae.files import write_atomic
 
 CELL_TIMEOUT = 1800  # seconds; chapters are cheap, so a cell that takes longer hangs
@@ -40,7 +41,7 @@ def main() -> int:
     """Execute the chapter that the command line names; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chapter", type=Path, help="the MyST source")
-    parser.add_argument("--tier", required=True, choices=("smoke", "cpu", "paper"))
+    parser.add_argument("--tier", required=True, help="smoke, cpu or paper; the chapter refuses another")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="NAME.ipynb; a page without code becomes NAME.md")
     arguments = parser.parse_args()
@@ -110,7 +111,10 @@ def execute(chapter: Path, parameters: dict[str, Any]) -> NotebookNode:
                 extra_arguments=["--log-level=CRITICAL"],  # the kernel's own warnings are of no use to the author
             )
         except PapermillExecutionError as error:
-            raise ChapterError(describe(error.source, error.ename, error.evalue), tidied(result)) from None
+            message = describe(error.source, error.ename, error.evalue)
+            if error.ename == JointVAEError.__name__:  # its message is a sentence for the reader
+                message = COLOUR_CODES.sub("", error.evalue).strip()
+            raise ChapterError(message, with_sentence(tidied(result), message)) from None
         except (DeadKernelError, CellTimeoutError) as error:
             message = str(error).strip().splitlines()[0]
             raise ChapterError(f"the kernel stopped: {message}", tidied(result)) from None
@@ -148,6 +152,15 @@ def describe(source: str, what: str, message: str) -> str:
     first = lines[0].strip() if lines else "(empty)"
     summary = COLOUR_CODES.sub("", message).strip().splitlines() or [""]
     return f"the cell that begins with `{first}` failed: {what}: {summary[0]}"
+
+
+def with_sentence(notebook: NotebookNode, sentence: str) -> NotebookNode:
+    """The notebook with what went wrong said at its top, in place of papermill's own note."""
+    notebook.cells = [
+        cell for cell in notebook.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])
+    ]
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell(f"**This chapter did not finish.** {sentence}"))
+    return notebook
 
 
 def tidied(path: Path) -> NotebookNode:
