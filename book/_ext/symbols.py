@@ -18,20 +18,32 @@ logger = logging.getLogger(__name__)
 PAGE = "notation"
 ROW = re.compile(r"^\|(?P<symbols>[^|]*\{defsym\}[^|]*)\|[^|]*\|(?P<meaning>.*)\|\s*$", re.MULTILINE)
 
+CHARACTERS = {
+    r"\|": "‖", r"\mid": "|", r"\phi": "φ", r"\theta": "θ", r"\mu": "μ", r"\sigma": "σ", r"\pi": "π", r"\tau": "τ",
+    r"\log": "log", "^2": "²", r"\sum": "Σ", r"\prod": "∏",
+}  # fmt: skip
+
 
 @cache
 def meanings(path: Path) -> dict[str, str]:
     """What the page of notation says of each symbol, as plain text."""
     return {
-        symbol: re.sub(r"[$`\\]", "", row["meaning"].replace(r"\|", "|")).strip()
+        symbol: plain(row["meaning"])
         for row in ROW.finditer(path.read_text(encoding="utf-8"))
         for symbol in re.findall(r"\{defsym\}`([^`]*)`", row["symbols"])
     }
 
 
+def plain(text: str) -> str:
+    """A cell of the table as text without markup, for the hint that a mouse brings up."""
+    for tex, character in CHARACTERS.items():
+        text = text.replace(tex, character)
+    return re.sub(r"\s+", " ", re.sub(r"[$`{}]|\\(?:mathrm|mathcal|operatorname|text)\b|\\,", "", text)).strip()
+
+
 def anchor(symbol: str) -> str:
     """The id of a symbol's place; capitals are spelled out, because c and C are different symbols."""
-    return "sym-" + re.sub(r"[^a-z]+", "-", re.sub(r"[A-Z]", lambda m: f"-capital-{m[0].lower()}-", symbol)).strip("-")
+    return "sym-" + re.sub(r"[^a-z0-9]+", "-", re.sub(r"[A-Z]", lambda m: f"-capital-{m[0].lower()}-", symbol)).strip("-")
 
 
 class Symbol(SphinxRole):
