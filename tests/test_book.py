@@ -1,6 +1,7 @@
 """The built book of the smoke tier, as it lies on the disk, and the scripts that make it."""
 
 import hashlib
+import importlib
 import json
 import re
 import subprocess
@@ -136,6 +137,62 @@ class TestPages:
 def test_every_chapter_checks_its_parameters_first(chapter):
     text = chapter.read_text()
     assert ("book.check_parameters(TIER, SEED)" in text) == ("{code-cell}" in text)
+
+
+class TestNotebooks:
+    @pytest.fixture
+    def tool(self, monkeypatch):
+        monkeypatch.syspath_prepend(ROOT / "book" / "_tools")
+        return importlib.import_module("notebooks")
+
+    @pytest.mark.parametrize("chapter", sorted((ROOT / "book").glob("*.md")), ids=lambda path: path.stem)
+    def test_they_are_plain_markdown_and_the_same_code(self, tool, chapter, monkeypatch):
+        import jupytext
+        import nbformat
+
+        monkeypatch.chdir(ROOT)
+        if "{code-cell}" not in chapter.read_text():
+            return
+        notebook = nbformat.reads(tool.to_notebook(chapter), as_version=4)
+        prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        assert re.findall(r"\{[a-z:-]+\}`|^(?:```|:::)\{.*|\$\$ \(.*", prose, re.MULTILINE) == []
+        code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        assert code == [cell.source for cell in jupytext.read(chapter).cells if cell.cell_type == "code"]
+
+    def test_what_only_the_builder_understands_is_written_out(self, tool):
+        myst = textwrap.dedent("""
+            The {sym}`\\tau` of {eq}`eq-x` {cite}`jang2017gumbel`.
+
+            $$
+            a = b
+            $$ (eq-x)
+
+            :::{admonition} Predict
+            :class: tip
+            Which is larger?
+            :::
+
+            ```bash
+            make test
+            ```
+        """)
+        plain = textwrap.dedent("""
+            The $\\tau$ of (eq-x) [jang2017gumbel].
+
+            $$
+            a = b
+            \\tag{eq-x}
+            $$
+
+            **Predict**
+
+            Which is larger?
+
+            ```bash
+            make test
+            ```
+        """)
+        assert tool.plain_markdown(myst) == plain
 
 
 def test_the_vendored_mathjax_is_the_one_that_its_readme_names():

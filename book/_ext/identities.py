@@ -17,7 +17,9 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 logger = logging.getLogger(__name__)
-DISPLAYED = re.compile(r"^\$\$[ \t]*\n(?P<formula>.*?)^\$\$[ \t]*(?:\((?P<label>[\w-]+)\))?", re.DOTALL | re.MULTILINE)
+DISPLAYED = re.compile(
+    r"^[ \t]*\$\$[ \t]*\n(?P<formula>.*?)^[ \t]*\$\$[ \t]*(?:\((?P<label>[\w-]+)\))?", re.DOTALL | re.MULTILINE
+)
 
 
 class Identity(NamedTuple):

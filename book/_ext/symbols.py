@@ -43,7 +43,9 @@ def plain(text: str) -> str:
 
 def anchor(symbol: str) -> str:
     """The id of a symbol's place; capitals are spelled out, because c and C are different symbols."""
-    return "sym-" + re.sub(r"[^a-z0-9]+", "-", re.sub(r"[A-Z]", lambda m: f"-capital-{m[0].lower()}-", symbol)).strip("-")
+    return "sym-" + re.sub(r"[^a-z0-9]+", "-", re.sub(r"[A-Z]", lambda m: f"-capital-{m[0].lower()}-", symbol)).strip(
+        "-"
+    )
 
 
 class Symbol(SphinxRole):

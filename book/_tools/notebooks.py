@@ -1,16 +1,35 @@
-"""Write every chapter as a notebook into notebooks/, for the reader to change; a changed one is never overwritten."""
+"""Write every chapter as a notebook into notebooks/, for the reader to change; a changed one is never overwritten.
+
+Any Jupyter opens and runs them as they are. What only the book's builder understands is put in plain Markdown first.
+"""
 
 import hashlib
+import re
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import jupytext
 import nbformat
 from execute import LINK_TO_PAGE, is_notebook
 
+from jointvae import claims
 from jointvae.files import sha256, write_atomic
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "_ext"))
+from facts import show
+
 BOOK, NOTEBOOKS = Path("book"), Path("notebooks")
+ROLE = re.compile(r"\{(?P<role>[a-z:]+)\}`(?P<text>[^`]*)`")
+LABELLED = re.compile(
+    r"^(?P<indent>[ \t]*)\$\$[ \t]*\n(?P<formula>.*?)^[ \t]*\$\$[ \t]*\((?P<label>[\w-]+)\)", re.DOTALL | re.MULTILINE
+)
+FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,})(?:\{(?P<name>[\w-]+)\}|(?P<language>\w+))?[ \t]*(?P<title>.*)$")
+OPTION = re.compile(r"^:[\w-]+:")
+PLACE = re.compile(r"^\([\w-]+\)=[ \t]*$\n?", re.MULTILINE)
+TITLES = dict.fromkeys(("exercise", "exercise-start"), "Exercise.") | {"solution-start": "Solution."}
+SILENT = {"exercise-end", "solution-end", "bibliography"}
 
 
 def main() -> int:
@@ -42,7 +61,63 @@ def to_notebook(chapter: Path) -> bytes:
     notebook = jupytext.reads(LINK_TO_PAGE.sub("](../book/", chapter.read_text(encoding="utf-8")), fmt="md:myst")
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
+        if cell.cell_type == "markdown":
+            cell.source = plain_markdown(cell.source)
     return nbformat.writes(notebook).encode()
+
+
+def plain_markdown(text: str) -> str:
+    """MyST as Markdown that any notebook shows: roles, labels of formulas and boxes are written out."""
+    text = LABELLED.sub(lambda found: _tagged(**found.groupdict()), text)
+    return PLACE.sub("", ROLE.sub(_role, "\n".join(_without_boxes(text.split("\n")))))
+
+
+def _tagged(indent: str, formula: str, label: str) -> str:
+    return f"{indent}$$\n{formula}{indent}\\tag{{{label}}}\n{indent}$$"
+
+
+def _without_boxes(lines: list[str]) -> Iterator[str]:
+    """Boxes (directives) become a title and their text; fenced code stays."""
+    boxes: list[bool] = []  # of every open fence: is it a box?
+    options = False
+    for line in lines:
+        found = FENCE.match(line)
+        if options and OPTION.match(line):
+            continue
+        options = bool(found and found["name"])
+        if not found:
+            yield line
+        elif found["name"]:
+            boxes.append(True)
+            if found["name"] not in SILENT:
+                title = TITLES.get(found["name"]) or found["title"].strip() or f"{found['name'].capitalize()}."
+                yield from (f"**{title}**", "")
+        elif found["language"]:
+            boxes.append(False)
+            yield line
+        elif not (boxes and boxes.pop()):
+            yield line
+
+
+def _role(found: re.Match[str]) -> str:
+    role, text = found["role"], found["text"]
+    if role in ("sym", "defsym"):
+        return f"${text}$"
+    if role == "fact":
+        name, _, spec = (part.strip() for part in text.replace("\\|", "|").partition("|"))
+        return show(all_facts(), name, spec)
+    if role == "doc":
+        page = BOOK / f"{text}.md"
+        return f"[{text}]({text}.ipynb)" if page.exists() and is_notebook(page) else f"[{text}](../book/{text}.md)"
+    if role == "eq":
+        return f"({text})"
+    return f"[{text}]"  # a citation, or a figure by its name
+
+
+@cache
+def all_facts() -> dict[str, float | int | str | None]:
+    """The numbers that {fact} reads."""
+    return claims.facts()
 
 
 if __name__ == "__main__":
