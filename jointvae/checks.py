@@ -8,6 +8,7 @@ for inequalities, limits and signs.
 """
 
 import html
+import math
 
 import torch
 from IPython.display import display
@@ -26,12 +27,12 @@ def equal(label: str, found: Tensor | float, expected: Tensor | float, tolerance
     Raises:
         CheckError: if they differ by more, or have different shapes.
     """
-    left, right = (torch.as_tensor(side, dtype=torch.float64) for side in (found, expected))
+    left, right = (torch.as_tensor(side, dtype=torch.float64).detach() for side in (found, expected))
     if left.shape != right.shape:
         raise CheckError(f"{label}: the sides have the shapes {tuple(left.shape)} and {tuple(right.shape)}.")
     off = float((left - right).abs().max())
     allowed = tolerance * max(1.0, float(right.abs().max()))
-    _report(label, "both sides computed", f"off by {off:.1e}, allowed {allowed:.0e}", off <= allowed)
+    _report(label, "both sides computed", f"off by {off:.1e}, allowed {allowed:.0e}", off <= allowed < math.inf)
 
 
 def monte_carlo(label: str, draws: Tensor, expected: Tensor | float) -> None:
@@ -44,8 +45,10 @@ def monte_carlo(label: str, draws: Tensor, expected: Tensor | float) -> None:
     """
     draws = draws.detach().double()
     error = draws.std(0) / len(draws) ** 0.5
-    off = (draws.mean(0) - torch.as_tensor(expected, dtype=torch.float64)).abs()
-    ratio = float((off / error.clamp_min(1e-15)).max())
+    target = torch.as_tensor(expected, dtype=torch.float64)
+    off = (draws.mean(0) - target).abs()
+    rounding = 1e-14 * target.abs().clamp_min(1.0)  # draws that don't vary have no other error
+    ratio = float((off / torch.maximum(error, rounding)).max())
     what = f"off by {ratio:.1f} standard errors, allowed {STANDARD_ERRORS:.0f}"
     _report(label, f"mean of {len(draws):,} draws", what, ratio <= STANDARD_ERRORS)
 
