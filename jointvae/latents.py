@@ -68,10 +68,12 @@ class Posterior:
 
     def sample(self, generator: torch.Generator, tau: float) -> Float[Tensor, "batch latent"]:
         """A reparameterised draw of (z, c), z first; c relaxed at temperature tau (Dupont 2018, section 3.1)."""
-        epsilon = torch.randn(self.mu.shape, generator=generator, device=self.mu.device)
+        epsilon = torch.randn(self.mu.shape, generator=generator, device=self.mu.device, dtype=self.mu.dtype)
         z = self.mu + (0.5 * self.logvar).exp() * epsilon
         c = [
-            categorical.gumbel_softmax(logits, categorical.gumbel_noise(tuple(logits.shape), generator), tau)
+            categorical.gumbel_softmax(
+                logits, categorical.gumbel_noise(tuple(logits.shape), generator, logits.dtype), tau
+            )
             for logits in self.logits
         ]
         return torch.cat([z, *c], dim=-1)
