@@ -68,12 +68,10 @@ class Posterior:
 
     def sample(self, generator: torch.Generator, tau: float) -> Float[Tensor, "batch latent"]:
         """A reparameterised draw of (z, c), z first; c relaxed at temperature tau (Dupont 2018, section 3.1)."""
-        epsilon = torch.randn(self.mu.shape, generator=generator, device=self.mu.device, dtype=self.mu.dtype)
+        epsilon = torch.randn(self.mu.shape, generator=generator, device=self.mu.device)
         z = self.mu + (0.5 * self.logvar).exp() * epsilon
         c = [
-            categorical.gumbel_softmax(
-                logits, categorical.gumbel_noise(tuple(logits.shape), generator, logits.dtype), tau
-            )
+            categorical.gumbel_softmax(logits, categorical.gumbel_noise(tuple(logits.shape), generator), tau)
             for logits in self.logits
         ]
         return torch.cat([z, *c], dim=-1)
