@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from jointvae.model import GREY_32, ImageShape, JointVAE
 from jointvae.objectives import Capacity, Objective, SplitCapacity, reconstruction_loss
 
 LOG10 = LatentSpec(0, (10,)).max_kl_c
-LARGEST_SEED = 2**31 - 1  # seed and epoch share the 64 bits of a generator's seed
+LARGEST_SEED = 2**31 - 1  # torch's generator on the CPU heeds 32 bits
 REPORT_EVERY = 50  # steps between two looks at the losses
 
 
@@ -131,8 +132,12 @@ def build(config: Config, device: torch.device | str = "cpu") -> JointVAE:
 
 
 def epoch_order(config: Config, epoch: int, n: int) -> Tensor:
-    """The order of the images in one epoch: a pure function of the seed and the epoch, so it needs no saving."""
-    generator = torch.Generator().manual_seed((config.seed << 32) + epoch)
+    """The order of the images in one epoch: a pure function of the seed and the epoch, so it needs no saving.
+
+    The two are mixed into one number first: torch's generator on the CPU heeds no more than 32 bits of a seed.
+    """
+    mixed = int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0])
+    generator = torch.Generator().manual_seed(mixed)
     return torch.randperm(n, generator=generator)
 
 

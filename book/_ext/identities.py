@@ -73,7 +73,8 @@ class Identities(SphinxDirective):
         for sentence in wrong:
             logger.warning("%s", sentence, location=self.get_location())
         lines = ["| Identity | Stated in | Checked by | Last result |", "|:--|:--|:--|:--|"]
-        for identity in found:
+        order = re.findall(r"file: (\S+)", Path(self.config.external_toc_path).read_text(encoding="utf-8"))
+        for identity in sorted(found, key=lambda identity: order.index(identity.page)):
             for how, what in identity.checks or [("nothing", "")]:
                 what = re.sub(r"([|$*`{}])", r"\\\1", what)  # these mean something in a table
                 name = f"{{eq}}`{identity.label}` `{identity.label}`"
