@@ -43,9 +43,8 @@ def plain(text: str) -> str:
 
 def anchor(symbol: str) -> str:
     """The id of a symbol's place; capitals are spelled out, because c and C are different symbols."""
-    return "sym-" + re.sub(r"[^a-z0-9]+", "-", re.sub(r"[A-Z]", lambda m: f"-capital-{m[0].lower()}-", symbol)).strip(
-        "-"
-    )
+    spelled = re.sub(r"[A-Z]", lambda capital: f"-capital-{capital[0].lower()}-", symbol)
+    return "sym-" + re.sub(r"[^a-z0-9]+", "-", spelled).strip("-")
 
 
 class Symbol(SphinxRole):
