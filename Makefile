@@ -98,10 +98,13 @@ $(VENV)/.torch: FORCE | $(PY)
 	@echo "$(TORCH)" | cmp -s - $@ || echo "$(TORCH)" > $@
 
 # PyTorch stands outside the lock, because its builds differ by machine. The lock comes after it and has the last word.
+# It is complete, so pip has nothing to resolve (--no-deps): where a lock names a package and another one asks for that
+# package with an extra, older pips look at versions newer than the lock's, and fail for want of their hashes.
 $(READY): pyproject.toml requirements.lock torch.txt $(VENV)/.torch | $(PY)
 	@echo "Making the environment in $(VENV): some minutes, once."
 	@$(PIP) install $(TORCH)
-	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --require-hashes -r requirements.lock
+	@$(PIP) check
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
