@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train one run of a recipe and record it")
     _recipe_options(train)
     train.add_argument("--seed", type=int, default=0, help="decides weights, noise and order (default 0)")
+    train.add_argument("--film", action="store_true", help="keep a picture of what each latent does after every epoch")
 
     sweep = commands.add_parser("sweep", help="train many seeds of a recipe side by side")
     _recipe_options(sweep)
@@ -136,7 +137,9 @@ def _train(options: argparse.Namespace) -> None:
     from jointvae.terminal import Display, runs_table
 
     with Display() as display:
-        record = runs.run(config, options.out, options.device, lambda news: display.say(config.run_name, news))
+        record = runs.run(
+            config, options.out, options.device, lambda news: display.say(config.run_name, news), options.film
+        )
     display.console.print(runs_table([record]))
     display.console.print(f"Recorded in {options.out / record.name}.json.", highlight=False, soft_wrap=True)
 

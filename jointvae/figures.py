@@ -21,6 +21,7 @@ from torchvision.utils import make_grid
 from jointvae.evaluation import Evaluation, one_to_one
 from jointvae.model import JointVAE
 from jointvae.results import Record
+from jointvae.traversals import decode_images, one_hot_codes, prior_quantiles, traverse_z
 
 GREY = "#7d7d7d"
 # Distinguishable with the common colour-vision deficiencies, and against both backgrounds (after Okabe and Ito 2008).
@@ -71,35 +72,6 @@ def draw_simplex(ax: Axes, labels: tuple[str, str, str] = ("1", "2", "3")) -> No
         ax.text(x, y, label, ha="center", va="center")
     ax.set_aspect("equal")
     ax.set_axis_off()
-
-
-@torch.no_grad()
-def decode_images(model: JointVAE, latents: Float[Tensor, "n latent"]) -> Float[Tensor, "n channels side side"]:
-    """The mean images of p(x | z, c), with values in [0, 1]."""
-    device = next(model.parameters()).device
-    return model.decode(latents.to(device)).sigmoid().cpu()
-
-
-def one_hot_codes(model: JointVAE, categories: Sequence[int], n: int = 1) -> Float[Tensor, "n latent"]:
-    """`n` equal codes with z = 0 and the given category in each discrete unit."""
-    code = torch.zeros(n, model.spec.size)
-    start = model.spec.z
-    for size, category in zip(model.spec.c, categories, strict=True):
-        code[:, start + category] = 1
-        start += size
-    return code
-
-
-def traverse_z(model: JointVAE, unit: int, values: Float[Tensor, " n"], categories: Sequence[int]) -> Tensor:
-    """Images as one unit of z takes the given values; every other unit is 0 and c stays in the given categories."""
-    codes = one_hot_codes(model, categories, len(values))
-    codes[:, unit] = values
-    return decode_images(model, codes)
-
-
-def prior_quantiles(n: int) -> Float[Tensor, " n"]:
-    """`n` values of z at equal steps of probability, from 5 % to 95 % of the prior N(0, 1)."""
-    return torch.special.ndtri(torch.linspace(0.05, 0.95, n))
 
 
 def show_grid(ax: Axes, images: Float[Tensor, "n channels side side"], columns: int) -> None:

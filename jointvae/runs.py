@@ -21,6 +21,7 @@ from jointvae.errors import JointVAEError
 from jointvae.evaluation import Evaluation, evaluate
 from jointvae.files import sha256
 from jointvae.training import Config, Hook, Trainer
+from jointvae.traversals import film_frame
 
 RUNS = Path("runs")
 Say = Callable[[str, training.Progress | str], None]  # (run's name, its progress or its last word)
@@ -41,10 +42,13 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def run(config: Config, folder: Path = RUNS, device: str = "auto", hook: Hook | None = None) -> results.Record:
+def run(
+    config: Config, folder: Path = RUNS, device: str = "auto", hook: Hook | None = None, film: bool = False
+) -> results.Record:
     """Train, evaluate and record one config, unless its record is there already.
 
-    A loss that is not finite is recorded as a failed run, then raised.
+    With `film`, a picture of what every latent does is kept before the training and after each epoch, in the folder
+    `NAME.film`. A loss that is not finite is recorded as a failed run, then raised.
     """
     path = folder / f"{config.run_name}.json"
     if path.exists():
@@ -57,8 +61,14 @@ def run(config: Config, folder: Path = RUNS, device: str = "auto", hook: Hook | 
     if state.exists():
         trainer.resume(state)
     trainer.sessions.append(asdict(results.Provenance.now(where)))
+
+    def picture(trainer: Trainer) -> None:
+        film_frame(trainer.model, folder / f"{config.run_name}.film", trainer.epoch)
+
     try:
-        training.train(trainer, train_data, state, hook)
+        if film and trainer.epoch == 0:
+            picture(trainer)
+        training.train(trainer, train_data, state, hook, picture if film else None)
     except training.NonFiniteLossError as error:
         results.write(path, _record(trainer, train_data, error=str(error)))
         raise

@@ -263,10 +263,21 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 1 << 30)
 
 
-def train(trainer: Trainer, data: Dataset, state: Path, hook: Hook | None = None) -> None:
-    """Train to the config's last epoch, saving the whole state to the file `state` after each."""
+def train(
+    trainer: Trainer,
+    data: Dataset,
+    state: Path,
+    hook: Hook | None = None,
+    after_epoch: Callable[[Trainer], None] | None = None,
+) -> None:
+    """Train to the config's last epoch, saving the whole state to the file `state` after each.
+
+    `after_epoch` comes before the save: after an interruption, an epoch and its call are both repeated, or neither.
+    """
     keep_freed_memory()
     data = data.to(trainer.device)
     while trainer.epoch < trainer.config.epochs:
         trainer.train_epoch(data, hook)
+        if after_epoch:
+            after_epoch(trainer)
         trainer.save(state)
