@@ -1,10 +1,12 @@
-"""`python -m jointvae`: train, evaluate, sweep, reproduce, claims, doctor.
+"""`python -m jointvae`, or `jointvae` where it is installed: train, evaluate, reproduce, look after the machine.
 
-Exit status: 0 done; 2 bad input, with one sentence that says what to do; 130 interrupted, and the same command goes on.
+Exit status: 0 done; 2 bad input, with one sentence that says what to do; 130 interrupted, and the same command goes on;
+1 a bug, with a traceback.
 """
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,53 +15,126 @@ from jointvae.errors import JointVAEError
 if TYPE_CHECKING:  # torch takes seconds to import; --help need not wait for it
     from jointvae.training import Config
 
-EXAMPLES = """\
+PROGRAM = "jointvae" if Path(sys.argv[0]).stem == "jointvae" else "python -m jointvae"
+LAYOUT = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
+EXAMPLES = f"""\
 examples:
-  python -m jointvae train mnist --seed 3          one run of the paper's recipe, resumed if interrupted
-  python -m jointvae train digits --epochs 20      a changed recipe, on data that needs no download
-  python -m jointvae sweep mnist --seeds 8 --jobs 2
-  python -m jointvae evaluate runs/mnist-seed3.safetensors --dataset mnist
-  python -m jointvae claims                        what the paper says and what came out
+  {PROGRAM} train mnist --seed 3      one run of the paper's recipe
+  {PROGRAM} train digits --epochs 20  on data that comes along
+  {PROGRAM} claims                    claims of the paper, tested
+  {PROGRAM} doctor                    is everything there?
+
+exit status:
+  0    done
+  2    bad input, or something is missing: one sentence says what to do
+  130  interrupted (Ctrl-C): the same command goes on
+  1    a bug: the traceback says where
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
-        prog="python -m jointvae",
+        prog=program,
         description="Train, evaluate and reproduce JointVAE (Dupont 2018).",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=LAYOUT,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    commands = top.add_subparsers(dest="command", metavar="command")
 
-    train = commands.add_parser("train", help="train one run of a recipe and record it")
+    train = _command(
+        commands,
+        "train",
+        "train one run of a recipe and record it",
+        "train mnist --seed 3",
+        "train digits --categories 10 2 --z 4",
+        "train mnist --c-z 10 --c-c 2.3 --out elsewhere",
+    )
     _recipe_options(train)
     train.add_argument("--seed", type=int, default=0, help="decides weights, noise and order (default 0)")
     train.add_argument("--film", action="store_true", help="keep a picture of what each latent does after every epoch")
 
-    sweep = commands.add_parser("sweep", help="train many seeds of a recipe side by side")
+    sweep = _command(
+        commands,
+        "sweep",
+        "train many seeds of a recipe side by side",
+        "sweep mnist --seeds 8 --jobs 2",
+        "sweep digits --gamma 20 --first-seed 10",
+    )
     _recipe_options(sweep)
-    sweep.add_argument("--first-seed", type=int, default=0)
+    sweep.add_argument("--first-seed", type=int, default=0, help="the others follow it (default 0)")
     sweep.add_argument("--seeds", type=int, default=8, help="how many (default 8)")
     sweep.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
 
-    evaluate = commands.add_parser("evaluate", help="score a trained model on a data set")
+    evaluate = _command(
+        commands,
+        "evaluate",
+        "score a trained model on a data set",
+        "evaluate runs/mnist-seed3.safetensors --dataset mnist",
+        "evaluate authors/mnist --authors --dataset mnist",
+    )
     evaluate.add_argument("model", type=Path, help="a .safetensors file, or with --authors a model.pt or its folder")
     evaluate.add_argument("--dataset", required=True, help="mnist, fashion or digits")
     evaluate.add_argument("--split", default="test", help="train or test (default)")
     evaluate.add_argument("--authors", action="store_true", help="the file is a state dict of the paper's author")
     evaluate.add_argument("--record", metavar="NAME", help="with --authors: keep the result as results/reference/NAME")
 
-    reproduce = commands.add_parser("reproduce", help="get the data and train what a tier of the book needs")
+    reproduce = _command(
+        commands,
+        "reproduce",
+        "get the data and train what a tier of the book needs",
+        "reproduce",
+        "reproduce --tier cpu --seed 1",
+    )
     reproduce.add_argument("--tier", default="auto", help="smoke, cpu, paper or auto (default: by the hardware)")
-    reproduce.add_argument("--seed", type=int, default=0)
+    reproduce.add_argument("--seed", type=int, default=0, help="of the first run (default 0)")
 
-    claims = commands.add_parser("claims", help="print the claims of the paper with their verdicts, and all runs")
+    claims = _command(
+        commands,
+        "claims",
+        "print the claims of the paper with their verdicts, and all runs",
+        "claims",
+        "claims --results results",
+    )
     claims.add_argument("--results", type=Path, help="a results folder (default: the book's)")
 
-    commands.add_parser("doctor", help="check Python, torch, the device and the data, and say how to mend each")
+    export = _command(
+        commands,
+        "export",
+        "write a model for the browser and as ONNX",
+        "export results/runs/mnist-seed0.safetensors",
+        "export runs/digits-seed3.safetensors --out site --name digits",
+    )
+    export.add_argument("model", type=Path, help="a .safetensors file")
+    export.add_argument("--out", type=Path, default=Path("exported"), help="folder of the files (default exported/)")
+    export.add_argument("--name", help="of the files (default: the model's)")
+    export.add_argument("--record", type=Path, help="of the run (default: the .json file beside the model, if any)")
+
+    _command(commands, "doctor", "check what the book needs, and say how to mend each thing", "doctor")
+
+    completion = _command(
+        commands,
+        "completion",
+        "print a script that completes the command jointvae in a shell",
+        "completion bash >> ~/.bash_completion",
+        "completion zsh > ~/.zfunc/_jointvae",
+        "completion fish > ~/.config/fish/completions/jointvae.fish",
+    )
+    completion.add_argument("shell", help="bash, zsh or fish")
     return top
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, *examples: str
+) -> argparse.ArgumentParser:
+    """A subcommand whose help ends with examples: each is what a reader types after the program's name."""
+    return commands.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog="\n".join(["examples:", *(f"  {PROGRAM} {example}" for example in examples)]),
+        formatter_class=LAYOUT,
+    )
 
 
 def _recipe_options(command: argparse.ArgumentParser) -> None:
@@ -68,9 +143,9 @@ def _recipe_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="auto", help="cpu, cuda, … (default: the GPU where there is one)")
     change = command.add_argument_group("changes to the recipe (the run gets a name of its own)")
     change.add_argument("--dataset", help="mnist, fashion or digits")
-    change.add_argument("--epochs", type=int)
-    change.add_argument("--batch-size", type=int)
-    change.add_argument("--learning-rate", type=float)
+    change.add_argument("--epochs", type=int, help="passes over the training set")
+    change.add_argument("--batch-size", type=int, help="images per step")
+    change.add_argument("--learning-rate", type=float, help="of Adam")
     change.add_argument("--tau", type=float, help="temperature of the relaxed samples")
     change.add_argument("--gamma", type=float, help="weight of the capacity terms")
     change.add_argument("--c-z", type=float, metavar="NATS", help="final capacity of z")
@@ -115,10 +190,18 @@ def configure(options: argparse.Namespace) -> "Config":
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = parser().parse_args(arguments)
+    if options.command is None:
+        parser().print_help(sys.stderr)
+        return 2
     try:
         COMMANDS[options.command](options)
     except JointVAEError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "jointvae").partition(".")[0] == "jointvae":  # one of our own is missing: a bug
+            raise
+        print(f"error: the package '{error.name}' is missing; `make env` installs all that is needed.", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
@@ -218,12 +301,49 @@ def _claims(options: argparse.Namespace) -> None:
     console.print(runs_table(results.records(folder / "runs")))
 
 
-def _doctor(options: argparse.Namespace) -> None:
-    from jointvae import book
+def _export(options: argparse.Namespace) -> None:
+    from jointvae.export import export
 
-    complaints = book.doctor()
-    if complaints:
-        raise JointVAEError(" ".join(complaints))
+    for path in export(options.model, options.out, options.name, options.record):
+        print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from jointvae import doctor
+
+    findings = doctor.examine()
+    Console().print(doctor.table(findings))
+    if bad := ", ".join(finding.what for finding in findings if finding.state == "bad"):
+        raise JointVAEError(f"Not everything is in order ({bad}): the table says how to mend it.")
+
+
+def _completion(options: argparse.Namespace) -> None:
+    import shtab
+
+    from jointvae import book, data, training
+
+    shells = ("bash", "zsh", "fish")
+    if options.shell not in shells:
+        raise JointVAEError(f"There is no completion for '{options.shell}'; choose one of {', '.join(shells)}.")
+    words = {
+        "recipe": tuple(training.RECIPES),
+        "dataset": data.DATASETS,
+        "split": data.SPLITS,
+        "tier": (*book.TIERS, "auto"),
+        "device": ("auto", "cpu", "cuda"),
+        "shell": shells,
+    }
+    top = parser("jointvae")
+    commands = next(action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    for command in commands.values():
+        for action in command._actions:
+            # Only for the script: at run time a word is refused by the package, in a sentence of its own.
+            action.choices = words.get(action.dest)
+            if action.type is Path:
+                action.complete = shtab.FILE
+    print(shtab.complete(top, options.shell))
 
 
 COMMANDS = {
@@ -232,7 +352,9 @@ COMMANDS = {
     "evaluate": _evaluate,
     "reproduce": _reproduce,
     "claims": _claims,
+    "export": _export,
     "doctor": _doctor,
+    "completion": _completion,
 }
 
 if __name__ == "__main__":

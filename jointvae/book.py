@@ -1,12 +1,8 @@
 """What the chapters and `make reproduce` need: tiers, the reader's own runs, and the stamp under every page."""
 
 import json
-import platform
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -210,22 +206,3 @@ def _commit(now: results.Provenance) -> str:
     if now.commit is None:
         return f"not a repository, package version {now.version}"
     return f"`{now.commit[:10]}`" + (" with local changes" if now.dirty else "")
-
-
-def doctor(say: Callable[[str], None] = print) -> list[str]:
-    """Check what a run needs and print a line each; returns a sentence on how to mend each thing that is wrong."""
-    complaints = []
-    say(f"Python {platform.python_version()} on {platform.platform()}")
-    say(f"torch {torch.__version__}, torchvision {metadata.version('torchvision')}")
-    say(f"device: {results.device_name(runs.choose_device())}, {torch.get_num_threads()} threads")
-    for name in data.DATASETS:
-        try:
-            if name in data.FOLDERS and data.folder(name) is None:
-                say(f"{name}: not on disk, will be downloaded when needed")
-                continue
-            say(f"{name}: {len(data.load(name, 'train')):,} + {len(data.load(name, 'test')):,} images, checksums good")
-        except JointVAEError as error:
-            say(f"{name}: {error}")
-            complaints.append(str(error))
-    say(f"checked {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
-    return complaints

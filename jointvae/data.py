@@ -122,12 +122,18 @@ def resize(images: UInt8[Tensor, "n h w"], image_size: int) -> UInt8[Tensor, "n 
 
 def folder(name: str) -> Path | None:
     """The folder that holds the published files of a data set, or None."""
-    named = os.environ.get("JOINTVAE_DATA")
-    for root in [Path(named), DATA] if named else [DATA]:
+    named = named_folder()
+    for root in [named, DATA] if named else [DATA]:
         raw = root / FOLDERS[name] / "raw"
         if raw.is_dir():
             return raw
     return None
+
+
+def named_folder() -> Path | None:
+    """The folder that `JOINTVAE_DATA` names, there or not, or None."""
+    named = os.environ.get("JOINTVAE_DATA")
+    return Path(named) if named else None
 
 
 def raw_images(name: str, split: str) -> UInt8[Tensor, "n h w"]:

@@ -83,9 +83,9 @@ def claims_table(judgements: list[claims.Judgement]) -> Table:
 
 def runs_table(records: list[Record]) -> Table:
     """A row per run, failed ones included; every accuracy is on the test set."""
-    table = Table(title="Runs", title_justify="left")
-    for heading in ("run", "one-to-one", "majority", "KL_z", "KL_c", "I(x;c)", "reconstruction"):
-        table.add_column(heading, justify="left" if heading == "run" else "right")
+    table = Table(title="Runs on the test set; rec is the reconstruction loss; nats per image", title_justify="left")
+    for heading in ("run", "one-to-one", "majority", "KL_z", "KL_c", "I(x;c)", "rec"):
+        table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold")
     for record in records:
         if record.test is None:
             table.add_row(record.name, f"[red]failed: {record.error}[/]")

@@ -6,7 +6,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "jointvae"
 ORDER = [
     "__init__", "errors", "files", "categorical", "latents", "model", "objectives", "data", "checkpoints", "training",
-    "traversals", "evaluation", "results", "runs", "claims", "figures", "checks", "book", "terminal", "__main__",
+    "traversals", "evaluation", "results", "runs", "claims", "figures", "checks", "book", "doctor", "terminal",
+    "__main__",
 ]  # fmt: skip
 
 

@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 
 import pytest
-import torch
 
 from jointvae import __main__ as cli
 from jointvae import book, data, results, runs, training
@@ -229,22 +228,6 @@ def test_train_and_evaluate_from_the_command_line(tmp_path, monkeypatch, capsys)
     found = json.loads(capsys.readouterr().out)
     assert found["accuracy"] == record.test.accuracy
     assert found["kl_z"] == pytest.approx(record.test.kl_z, abs=1e-4)
-
-
-def test_doctor_names_the_machine(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "DATA", tmp_path / "data")
-    monkeypatch.delenv("JOINTVAE_DATA", raising=False)
-    assert cli.main(["doctor"]) == 0
-    said = capsys.readouterr().out
-    assert torch.__version__ in said
-    assert "digits: 1,437 + 360 images" in said
-
-
-def test_help_does_not_wait_for_torch():
-    code = "import sys, jointvae.__main__ as m; m.parser().format_help(); sys.exit('torch' in sys.modules)"
-    started = time.monotonic()
-    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
-    assert time.monotonic() - started < 10  # a hang, not a benchmark
 
 
 def test_in_the_smoke_tier_and_without_mnist_the_reader_trains_the_digits(monkeypatch, tmp_path, make_record):
