@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,46 @@ def chosen_run(name: str) -> Record:
     if not kept:
         raise JointVAEError(f"No run of '{name}' is recorded with its weights in {RESULTS / 'runs'}.")
     return min(kept, key=lambda record: record.scores["reconstruction"])
+
+
+def your_records(folder: Path = RUNS) -> tuple[list[Record], list[str]]:
+    """The reader's own finished runs, and a sentence for each file that can't be shown."""
+    found, complaints = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = results.read(path)
+        except JointVAEError as error:
+            complaints.append(str(error))
+            continue
+        if record.test is None:
+            complaints.append(f"{record.name} has failed: {record.error}")
+        else:
+            found.append(record)
+    return sorted(found, key=lambda record: (record.config.dataset, record.name)), complaints
+
+
+def changes(config: training.Config) -> dict[str, Any]:
+    """What a config has changed against its recipe, seed and name aside: the field's path and its value."""
+    published = training.RECIPES.get(config.recipe, training.Config())
+    before, after = (_flat(asdict(one)) for one in (published, config))
+    return {name: value for name, value in after.items() if name != "seed" and before.get(name) != value}
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def changes_text(config: training.Config) -> str:
+    """What a config has changed against its recipe, for a table."""
+    changed = [f"{name} = {_plain(value)}" for name, value in changes(config).items()]
+    return "; ".join(changed) or "the recipe as it is"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def stamp(tier: str, seed: int, dataset: str, records: list[Record] | None = None) -> str:

@@ -9,7 +9,7 @@ import gzip
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -69,12 +69,12 @@ class DataUnavailableError(JointVAEError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of 0 to 255 and their labels; the labels are used by the evaluation only."""
+    """Images of 0 to 255 and, if there are any, their labels; the labels are used by the evaluation only."""
 
     name: str
     split: str
     images: UInt8[Tensor, "n channels side side"]
-    labels: Int[Tensor, " n"]
+    labels: Int[Tensor, " n"] | None
     checksums: dict[str, str]
 
     def __len__(self) -> int:
@@ -82,12 +82,15 @@ class Dataset:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The name of each label."""
-        return CLASSES[self.name]
+        """The name of each label; of data that the package does not know, its number."""
+        if self.labels is None:
+            return ()
+        return CLASSES.get(self.name) or tuple(str(k) for k in range(int(self.labels.max()) + 1))
 
     def to(self, device: torch.device) -> "Dataset":
         """The same data on another device."""
-        return Dataset(self.name, self.split, self.images.to(device), self.labels.to(device), self.checksums)
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, images=self.images.to(device), labels=labels)
 
 
 def as_floats(images: UInt8[Tensor, "n channels side side"]) -> Tensor:
@@ -113,11 +116,14 @@ def load(name: str, split: str, image_size: int = 32) -> Dataset:
     return Dataset(name, split, resize(images, image_size), labels, checksums)
 
 
-def resize(images: UInt8[Tensor, "n h w"], image_size: int) -> UInt8[Tensor, "n 1 side side"]:
-    """Grey images at another size, rounded to bytes as the authors' pipeline (PIL) does."""
+def resize(
+    images: UInt8[Tensor, "n channels h w"] | UInt8[Tensor, "n h w"], image_size: int
+) -> UInt8[Tensor, "n channels side side"]:
+    """Images at another size, rounded to bytes as the authors' pipeline (PIL) does; grey ones need no channel axis."""
     from torchvision.transforms.v2 import functional as tv
 
-    return tv.resize(images.unsqueeze(1), [image_size, image_size], antialias=True)
+    with_channels = images if images.dim() == 4 else images.unsqueeze(1)
+    return tv.resize(with_channels, [image_size, image_size], antialias=True)
 
 
 def folder(name: str) -> Path | None:

@@ -23,7 +23,11 @@ BATCH = 1000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model on one split. Lists over units follow the model's order; without a discrete unit, scores are None."""
+    """One model on one split. Lists over units follow the model's order.
+
+    Without a discrete unit there are no clusters, and without labels there is nothing to compare them with: then the
+    scores are None.
+    """
 
     split: str
     images: int
@@ -116,14 +120,17 @@ def evaluate(model: JointVAE, data: Dataset) -> Evaluation:
         return found
     unit = int(np.argmax(information))
     clusters = posterior.logits[unit].argmax(-1)
-    confusion = confusion_matrix(data.labels.cpu(), clusters, len(data.classes), model.spec.c[unit])
+    usage = torch.bincount(clusters, minlength=model.spec.c[unit]).double() / len(clusters)
+    found = replace(found, unit=unit, usage=usage.tolist())
+    if data.labels is None:
+        return found
+    labels = data.labels.cpu()
+    confusion = confusion_matrix(labels, clusters, len(data.classes), model.spec.c[unit])
     return replace(
         found,
-        unit=unit,
         accuracy=one_to_one(confusion)[0],
         accuracy_majority=majority(confusion),
-        nmi=float(normalized_mutual_info_score(data.labels.cpu(), clusters)),
-        ari=float(adjusted_rand_score(data.labels.cpu(), clusters)),
-        usage=(confusion.sum(axis=0) / confusion.sum()).tolist(),
+        nmi=float(normalized_mutual_info_score(labels, clusters)),
+        ari=float(adjusted_rand_score(labels, clusters)),
         confusion=confusion.tolist(),
     )

@@ -1,14 +1,15 @@
-"""The four objectives, all minimised, all in nats per image.
+"""The four objectives, all minimised, all in nats per image, and the base of a fifth, the reader's own.
 
 Each is a frozen dataclass that is called with the batch means of the reconstruction loss and of the KL divergence of
 every latent unit, and returns its named terms; the loss is their plain sum. A capacity is a pure function of the step,
 so nothing about a schedule needs saving.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from jaxtyping import Float
+from pydantic_core import core_schema
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -145,4 +146,54 @@ class SplitCapacity:
         return terms
 
 
-Objective = ELBO | BetaVAE | AnnealedCapacity | SplitCapacity
+@dataclass(frozen=True)
+class Own:
+    """The base of an objective of your own: a frozen dataclass whose fields are its settings, numbers or words.
+
+    A subclass gives `name` a default and defines `__call__` as the objectives above do; with capacities that it wants
+    to see in the curves, `capacities` too. A record keeps the name and the settings. The code stays with its author.
+    """
+
+    name: str
+
+    def capacities(self, step: int) -> dict[str, float]:
+        """None, unless a subclass has some."""
+        return {}
+
+    def __call__(
+        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
+    ) -> Terms:
+        """The named terms, in nats per image, from batch means in nats."""
+        raise JointVAEError(f"The objective '{self.name}' is known by name only: its code is not in this package.")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """How a record reads and writes such an objective."""
+        write = core_schema.plain_serializer_function_ser_schema(_settings)
+        return core_schema.no_info_plain_validator_function(_remember, serialization=write)
+
+
+@dataclass(frozen=True)
+class Remembered(Own):
+    """What a record knows of an objective that its reader wrote."""
+
+    settings: dict[str, float | str | bool | None] = field(default_factory=dict)
+
+
+def _settings(objective: Own) -> dict[str, Any]:
+    return {"name": objective.name, **objective.settings} if isinstance(objective, Remembered) else asdict(objective)
+
+
+def _remember(given: Any) -> Own:
+    if isinstance(given, Own):
+        return given
+    known = {kind.__dataclass_fields__["name"].default for kind in (ELBO, BetaVAE, AnnealedCapacity, SplitCapacity)}
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str) or given["name"] in known:
+        raise ValueError("an objective needs a name of its own")
+    settings = {name: value for name, value in given.items() if name != "name"}
+    if not all(isinstance(value, float | int | str | None) for value in settings.values()):
+        raise ValueError("settings of an objective are numbers or words")
+    return Remembered(given["name"], settings)
+
+
+Objective = ELBO | BetaVAE | AnnealedCapacity | SplitCapacity | Own

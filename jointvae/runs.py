@@ -43,19 +43,25 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def run(
-    config: Config, folder: Path = RUNS, device: str = "auto", hook: Hook | None = None, film: bool = False
+    config: Config,
+    folder: Path = RUNS,
+    device: str = "auto",
+    hook: Hook | None = None,
+    film: bool = False,
+    datasets: tuple[data.Dataset, data.Dataset] | None = None,
 ) -> results.Record:
     """Train, evaluate and record one config, unless its record is there already.
 
     With `film`, a picture of what every latent does is kept before the training and after each epoch, in the folder
-    `NAME.film`. A loss that is not finite is recorded as a failed run, then raised.
+    `NAME.film`. `datasets` are a training and a test set of your own, in place of the named one (see `own.datasets`).
+    A loss that is not finite is recorded as a failed run, then raised.
     """
     path = folder / f"{config.run_name}.json"
     if path.exists():
         return results.read(path)
     where = choose_device(device)
-    train_data = data.load(config.dataset, "train", config.image.size)
-    test_data = data.load(config.dataset, "test", config.image.size)
+    train_data, test_data = datasets or _load(config)
+    _check_images(config, train_data)
     state = folder / f"{config.run_name}.training"
     trainer = Trainer(config, where)
     if state.exists():
@@ -80,6 +86,20 @@ def run(
     results.write(path, record)
     state.unlink()  # only now: until the record stands, an interruption loses nothing
     return record
+
+
+def _load(config: Config) -> tuple[data.Dataset, data.Dataset]:
+    train, test = (data.load(config.dataset, split, config.image.size) for split in data.SPLITS)
+    return train, test
+
+
+def _check_images(config: Config, dataset: data.Dataset) -> None:
+    channels, side = dataset.images.shape[1:3]
+    if (channels, side) != tuple(config.image):
+        raise JointVAEError(
+            f"The config asks for images of {config.image.channels} x {config.image.size} x {config.image.size}, "
+            f"'{dataset.name}' has {channels} x {side} x {side}: change `image` in the config, or the data."
+        )
 
 
 def _record(
