@@ -194,6 +194,21 @@ class TestNotebooks:
         """)
         assert tool.plain_markdown(myst) == plain
 
+    @pytest.mark.parametrize(
+        ("directive", "options", "named"),
+        [
+            ("{simplex}", ":figure: fig-x\n", " hand;"),
+            ("{explorer} a-run", "", " (`a-run`);"),
+            ("{film} b", "", " (`b`);"),
+        ],
+    )
+    def test_what_lives_in_the_built_book_only_becomes_a_sentence(self, tool, directive, options, named):
+        plain = tool.plain_markdown(f"Before.\n\n```{directive}\n{options}```\n\nAfter.\n")
+        before, sentence, after = plain.strip().split("\n\n")
+        assert (before, after) == ("Before.", "After.")
+        assert sentence.startswith("*Here the built book has ")
+        assert sentence.endswith(f"{named} `make serve` shows it.*")
+
 
 def test_the_vendored_mathjax_is_the_one_that_its_readme_names():
     digest = hashlib.sha256((MATHJAX / "tex-svg-full.js").read_bytes()).hexdigest()

@@ -30,6 +30,12 @@ OPTION = re.compile(r"^:[\w-]+:")
 PLACE = re.compile(r"^\([\w-]+\)=[ \t]*$\n?", re.MULTILINE)
 TITLES = dict.fromkeys(("exercise", "exercise-start"), "Exercise.") | {"solution-start": "Solution."}
 SILENT = {"exercise-end", "solution-end", "bibliography"}
+# What lives in the built book only, by its directive; an argument says which one.
+LIVE = {
+    "simplex": "draws in a triangle to move by hand",
+    "explorer": "an explorer of the latents",
+    "film": "a film of a training",
+}
 
 
 def main() -> int:
@@ -89,7 +95,9 @@ def _without_boxes(lines: list[str]) -> Iterator[str]:
             yield line
         elif found["name"]:
             boxes.append(True)
-            if found["name"] not in SILENT:
+            if found["name"] in LIVE:
+                yield _pointer(found["name"], found["title"].strip())
+            elif found["name"] not in SILENT:
                 title = TITLES.get(found["name"]) or found["title"].strip() or f"{found['name'].capitalize()}."
                 yield from (f"**{title}**", "")
         elif found["language"]:
@@ -97,6 +105,12 @@ def _without_boxes(lines: list[str]) -> Iterator[str]:
             yield line
         elif not (boxes and boxes.pop()):
             yield line
+
+
+def _pointer(name: str, argument: str) -> str:
+    """The sentence that stands in a notebook for what it can't show."""
+    which = f" (`{argument}`)" if argument else ""
+    return f"*Here the built book has {LIVE[name]}{which}; `make serve` shows it.*"
 
 
 def _role(found: re.Match[str]) -> str:
