@@ -4,10 +4,11 @@
 #   data runs  the data sets, and what training left (python -m jointvae writes both)
 #   _executed  the chapters with their outputs        _tested      the same, of the smoke tier, for the tests
 #   _build     html/index.html is the built book      _build/test  the book that the tests read
+#              jointvae.pdf is the printed one
 #   notebooks  the chapters as notebooks, yours to change
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test env book site serve notebooks bench lock lint format clean distclean FORCE
+.PHONY: help reproduce test env book site serve pdf notebooks bench lock lint format clean distclean FORCE
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -60,6 +61,11 @@ book: site ## execute what changed and build the book
 serve: book ## build the book and serve it on this machine, at PORT
 	@echo "http://127.0.0.1:$(PORT)/ (Ctrl-C stops)"
 	@$(PY) -m http.server --bind 127.0.0.1 --directory $(SITE)/html $(PORT)
+
+pdf: $(READY) ## build the book and print it into one file, SITE/jointvae.pdf; needs Chromium
+	@$(PY) book/_tools/pdf.py --check
+	@$(MAKE) book
+	@$(PY) book/_tools/pdf.py --site $(SITE)/html --output $(SITE)/jointvae.pdf
 
 notebooks: $(READY) ## write the chapters to notebooks/, to change freely
 	@$(PY) book/_tools/notebooks.py
@@ -120,7 +126,7 @@ RESULTS := $(shell find results -type f 2>/dev/null) $(wildcard runs/*.json runs
 INPUTS := $(wildcard jointvae/*.py) $(RESULTS) book/_tools/execute.py
 CHAPTERS := $(wildcard book/*.md)
 EXECUTED := $(CHAPTERS:book/%.md=$(STAGE)/.done/%)
-PARTS := _config.yml $(shell find book -type f -not -name '*.md' -not -name '*.pyc')
+PARTS := _config.yml CITATION.cff $(shell find book -type f -not -name '*.md' -not -name '*.pyc')
 
 # Tier, seed and the names of all inputs, so that a removed file counts as a change too.
 $(STAGE)/.inputs: FORCE | $(READY)

@@ -1,7 +1,7 @@
 r"""The role {sym}`\tau`: a symbol that links to its row on the page of notation, with its meaning on hover.
 
-On that page the role {defsym}`\tau` stands in the first column and makes the place to link to. A symbol without a row
-is a warning, so that the strict build fails.
+On that page the role {defsym}`\tau` stands in the first column and makes the place to link to, and an entry of the
+index, so that a search for tau leads there. A symbol without a row is a warning, so that the strict build fails.
 """
 
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.addnodes import index
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
@@ -47,6 +48,11 @@ def anchor(symbol: str) -> str:
     return "sym-" + re.sub(r"[^a-z0-9]+", "-", spelled).strip("-")
 
 
+def name(symbol: str) -> str:
+    """A symbol as one types it: tau, sigma^2, KL_c. In the index a semicolon would begin an entry below the entry."""
+    return re.sub(r"\\(?:mathrm|var)?|[{}]", "", symbol).replace(";", ",")
+
+
 class Symbol(SphinxRole):
     """A link to the symbol's row."""
 
@@ -62,13 +68,14 @@ class Symbol(SphinxRole):
 
 
 class Definition(SphinxRole):
-    """The place that the links lead to."""
+    """The place that the links and the search lead to."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Called by docutils for each use of the role."""
         place = nodes.inline("", "", ids=[anchor(self.text)])
         place += nodes.math(self.text, self.text)
-        return [place], []
+        entry = index(entries=[("single", name(self.text), anchor(self.text), "main", None)])
+        return [entry, place], []
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
