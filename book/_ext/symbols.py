@@ -21,7 +21,7 @@ ROW = re.compile(r"^\|(?P<symbols>[^|]*\{defsym\}[^|]*)\|[^|]*\|(?P<meaning>.*)\
 
 CHARACTERS = {
     r"\|": "‖", r"\mid": "|", r"\phi": "φ", r"\theta": "θ", r"\mu": "μ", r"\sigma": "σ", r"\pi": "π", r"\tau": "τ",
-    r"\log": "log", "^2": "²", r"\sum": "Σ", r"\prod": "∏",
+    r"\beta": "β", r"\gamma": "γ", r"\varepsilon": "ε", r"\log": "log", "^2": "²", r"\sum": "Σ", r"\prod": "∏",
 }  # fmt: skip
 
 
