@@ -23,8 +23,8 @@ NO_BROWSER = f"The PDF is printed by Chromium, and there is none here: install o
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 PATIENCE = 600_000  # milliseconds: thousands of formulas are set at once
 
-LIVE = "[data-simplex], [data-explorer], [data-film]"  # what the reader moves in the built book
-LIVE_SENTENCE = "Something to move by hand stands here in the built book."
+LIVE = ".simplex, .explorer, .film"  # what the reader moves in the built book
+LIVE_SENTENCE = "In the built book this can be moved by hand."
 HIDDEN_SENTENCE = "The code of this cell is in the notebook."
 SCREEN_ONLY = "script, .headerlink, button, p.ways-in, .toctree-wrapper, link, style, noscript, video, canvas, iframe"
 NUMBERS = """<div style="font: 8pt sans-serif; color: #555; width: 100%; text-align: center">
@@ -85,7 +85,7 @@ def print_site(site: Path, output: Path, chromium: str) -> None:
     """Print all pages of a built site.
 
     Raises:
-        ValueError: if a formula could not be set.
+        ValueError: if a page is not there, or a formula could not be set.
     """
     parts = contents(yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8")))
     title = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["title"]
@@ -113,8 +113,14 @@ def print_site(site: Path, output: Path, chromium: str) -> None:
 
 
 def one_document(site: Path, parts: list[Part], title: str) -> str:
-    """All pages as one, with the styles and the MathJax of the first, and a table of contents after the front page."""
+    """All pages as one, with their styles and MathJax, and a table of contents after the front page.
+
+    Raises:
+        ValueError: if a page is not there.
+    """
     names = [name for part in parts for name in part.pages]
+    if missing := ", ".join(name for name in names if not (site / f"{name}.html").exists()):
+        raise ValueError(f"the built book in {site} lacks {missing}; run `make book`")
     pages = {name: BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser") for name in names}
     document = BeautifulSoup(
         '<!DOCTYPE html><html lang="en" data-theme="light" data-mode="light"><head><meta charset="utf-8"></head>'
@@ -124,10 +130,9 @@ def one_document(site: Path, parts: list[Part], title: str) -> str:
     document.head.append(document.new_tag("title"))
     document.head.title.string = title
     for page in pages.values():
-        for tag in page.head.select("link[rel=stylesheet], script"):
-            if tag not in document.head.contents and (
-                tag.name == "link" or "MathJax" in str(tag) or "mathjax" in str(tag)
-            ):
+        # Some styles stand where they are needed, in the page's body.
+        for tag in page.select("link[rel=stylesheet], head script"):
+            if tag not in document.head.contents and (tag.name == "link" or "mathjax" in str(tag).lower()):
                 document.head.append(tag.extract())
     titles = {name: heading(page) for name, page in pages.items()}
     for part in parts:
@@ -167,7 +172,8 @@ def chapter(document: BeautifulSoup, page: BeautifulSoup, name: str, names: set[
 def settle(page: BeautifulSoup, article: Tag) -> None:
     """Take away what only a screen can do, and say so where the reader would miss it."""
     for place in article.select(LIVE):
-        place.clear()
+        if not place.select("img"):  # nothing but a sentence on what it would need
+            place.clear()
         place.append(sentence(page, LIVE_SENTENCE))
     for hidden in article.select("details.hide"):
         hidden.replace_with(sentence(page, HIDDEN_SENTENCE))
