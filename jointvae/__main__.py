@@ -66,6 +66,17 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     sweep.add_argument("--seeds", type=int, default=8, help="how many (default 8)")
     sweep.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
 
+    film = _command(
+        commands,
+        "film",
+        "make the film of a run that was trained with --film",
+        "film runs/mnist-seed2.json",
+    )
+    film.add_argument("record", type=Path, help="the run's JSON, with the folder NAME.film beside it")
+    film.add_argument(
+        "--out", type=Path, default=Path("results/films"), help="folder of the films (default results/films/)"
+    )
+
     evaluate = _command(
         commands,
         "evaluate",
@@ -239,6 +250,12 @@ def _sweep(options: argparse.Namespace) -> None:
     display.console.print(runs_table(records))
 
 
+def _film(options: argparse.Namespace) -> None:
+    from jointvae import films
+
+    print(f"The film is {films.make(options.record, options.out)}.")
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
@@ -349,6 +366,7 @@ def _completion(options: argparse.Namespace) -> None:
 COMMANDS = {
     "train": _train,
     "sweep": _sweep,
+    "film": _film,
     "evaluate": _evaluate,
     "reproduce": _reproduce,
     "claims": _claims,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "jointvae"
 ORDER = [
-    "__init__", "errors", "files", "categorical", "latents", "model", "objectives", "data", "checkpoints", "training",
-    "traversals", "evaluation", "results", "runs", "claims", "figures", "checks", "book", "doctor", "terminal",
-    "__main__",
+    "__init__", "errors", "files", "categorical", "latents", "model", "objectives", "data", "own",
+    "checkpoints", "training", "traversals", "names", "onnx_graph", "evaluation", "results", "runs", "films",
+    "export", "claims", "figures", "checks", "book", "doctor", "terminal", "__main__",
 ]  # fmt: skip
 
 
