@@ -1,8 +1,10 @@
 """A trained model for other programs: one script for the browser, two ONNX files, and a picture of all its latents.
 
 The script NAME.js needs no fetch, so a page loads it by a <script> tag even from the disk. It registers one JSON object
-(`browser_model`) whose weights are base64. Each number takes 16 bits: a step count, times a scale that each output
-channel has for itself. That keeps about five digits, which float16 would not, and the whole below 2 MiB.
+(`browser_model`) whose weights are base85, in the alphabet of Python's b85encode. Small layers keep their float32, the
+others take 16 bits a number: a step count, times a scale that each output channel has for itself. That keeps about five
+digits, which float16 would not, and the whole below 2 MiB. (The layer that reads z and c is one of the small ones: a
+few large weights there would cost the others their digits.)
 """
 
 import base64
@@ -25,7 +27,7 @@ from jointvae.errors import JointVAEError
 from jointvae.evaluation import one_to_one
 from jointvae.files import sha256, write_atomic
 from jointvae.model import FEATURES, JointVAE
-from jointvae.names import name_units
+from jointvae.names import USED, name_units
 from jointvae.onnx_graph import onnx_bytes
 from jointvae.results import Record
 from jointvae.traversals import sheet
@@ -33,7 +35,7 @@ from jointvae.traversals import sheet
 FORMAT = 1  # of NAME.js; the explorer refuses others
 LIMIT = 2 * 1024**2  # bytes of NAME.js
 STEPS = 32767  # the largest 16-bit step count
-USED = 0.1  # nats; a unit of z below it carries nothing that a reader could see
+SMALL = 10_000  # weights; a layer up to this size keeps its float32
 TITLES = {"mnist": "MNIST", "fashion": "FashionMNIST", "digits": "the small digits"}
 PER_CLASS = 5  # test images that go with the model
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -82,11 +84,15 @@ def _record(path: Path, given: Path | None) -> Record | None:
 
 def browser_files(model: JointVAE, name: str, record: Record | None) -> dict[str, bytes]:
     """What a page needs: NAME.js, and the picture NAME.png that stands there without JavaScript."""
-    content = PREFIX + f"[{json.dumps(name)}]=" + json.dumps(browser_model(model, name, record), separators=(",", ":"))
-    script = (content + ";\n").encode()
+    script = browser_script(name, browser_model(model, name, record))
     if len(script) > LIMIT:
         raise JointVAEError(f"{name}.js would take {len(script):,} bytes; a page should not load more than {LIMIT:,}.")
-    return {f"{name}.js": script, f"{name}.png": picture(model, _kl_z(record))}
+    return {f"{name}.js": script, f"{name}.png": picture(model, divergences(record))}
+
+
+def browser_script(name: str, content: dict[str, Any]) -> bytes:
+    """The script that registers a model under its name in `window.jointvaeModels`."""
+    return f"{PREFIX}[{json.dumps(name)}]={json.dumps(content, separators=(',', ':'))};\n".encode()
 
 
 def picture(model: JointVAE, kl_z: list[float] | None) -> bytes:
@@ -105,21 +111,23 @@ def used_units(model: JointVAE, kl_z: list[float] | None) -> list[int]:
     return [unit for unit in sorted(range(model.spec.z), key=lambda unit: -kl_z[unit]) if kl_z[unit] >= USED]
 
 
-def _kl_z(record: Record | None) -> list[float] | None:
+def divergences(record: Record | None) -> list[float] | None:
+    """KL of each unit of z on the test set, in nats; None where it is not known."""
     return record.test.kl_z if record and record.test else None
 
 
 def browser_model(model: JointVAE, name: str, record: Record | None) -> dict[str, Any]:
     """What the script registers, as plain JSON.
 
-    `layers` lists each layer of encoder and decoder in order, with the shape (…, in, out) of its weights. `weights`
-    holds, for each layer in turn, the scales and the biases (float32) and the step counts (int16), little-endian, every
-    block padded to four bytes; `crc32` is of these bytes.
+    `layers` lists each layer of encoder and decoder in order: its shape (…, in, out) and whether its weights are exact.
+    `weights` holds for each in turn the biases, then the weights, both float32, if it is exact; else the biases and the
+    scales, both float32, and the step counts, int16. All is little-endian, and every layer is padded to four bytes;
+    `crc32` is of these bytes.
     """
     layers = [*browser_layers(model)]
     packed = b"".join(pack(weight, bias) for _, _, weight, bias in layers)
     dataset = record.config.dataset if record else None
-    kl_z = _kl_z(record)
+    kl_z = divergences(record)
     return {
         "format": FORMAT,
         "name": name,
@@ -133,35 +141,41 @@ def browser_model(model: JointVAE, name: str, record: Record | None) -> dict[str
         "used": USED,
         "c": categories(model, record),
         "digits": dataset in ("mnist", "digits"),
-        "layers": [{"part": part, "kind": kind, "shape": list(weight.shape)} for part, kind, weight, _ in layers],
-        "weights": base64.b64encode(packed).decode(),
+        "layers": [
+            {"part": part, "kind": kind, "shape": list(weight.shape), "exact": weight.size <= SMALL}
+            for part, kind, weight, _ in layers
+        ],
+        "weights": base64.b85encode(packed).decode(),
         "crc32": zlib.crc32(packed),
         "tests": test_images(model, dataset),
     }
 
 
 def categories(model: JointVAE, record: Record | None) -> list[dict[str, Any]]:
-    """For each discrete unit its divergence, the class that each category was matched to (or null), and their order.
+    """For each discrete unit its divergence, and what the record says of its categories.
 
-    The match is one-to-one, as the recorded accuracy has it; only the unit that it belongs to has classes. The order
-    is that of the classes, unmatched categories last.
+    `commonest` is the class that most test images of a category have: several categories may share one. `matched` is
+    its class in the best one-to-one match, as the recorded accuracy has it. Both are null where nothing is known; only
+    the unit that the scores belong to has them. `order` lists the categories by their commonest class.
     """
     test = record.test if record else None
     units = []
     for i, n in enumerate(model.spec.c):
-        classes: list[str | None] = [None] * n
-        order = list(range(n))
+        commonest: list[str | None] = [None] * n
+        matched, order = list(commonest), list(range(n))
         if record and test and test.confusion is not None and test.unit == i:
-            match = one_to_one(np.array(test.confusion))[1]
-            names = data.CLASSES.get(record.config.dataset) or [str(label) for label in range(len(test.confusion))]
-            classes = [names[match[k]] if k in match else None for k in range(n)]
-            order.sort(key=lambda k: match.get(k, n + k))
-        units.append({"kl": test.kl_c[i] if test else None, "classes": classes, "order": order})
+            confusion = np.array(test.confusion)
+            names = data.CLASSES.get(record.config.dataset) or [str(label) for label in range(len(confusion))]
+            match, most = one_to_one(confusion)[1], confusion.argmax(axis=0)
+            commonest = [names[most[k]] if confusion[:, k].any() else None for k in range(n)]
+            matched = [names[match[k]] if k in match else None for k in range(n)]
+            order.sort(key=lambda k: (most[k], -confusion[most[k], k]))
+        units.append({"kl": test.kl_c[i] if test else None, "commonest": commonest, "matched": matched, "order": order})
     return units
 
 
 def test_images(model: JointVAE, dataset: str | None) -> dict[str, Any] | None:
-    """The first test images of each class in turn, as base64 bytes; None where the data set is unknown or not here.
+    """The first test images of each class in turn, as bytes in base85; None where the data set is unknown or not here.
 
     Nothing is downloaded for it: the book must build without.
     """
@@ -175,17 +189,21 @@ def test_images(model: JointVAE, dataset: str | None) -> dict[str, Any] | None:
     order = np.stack([np.flatnonzero(labels == k)[:PER_CLASS] for k in range(len(found.classes))], 1).flatten()
     return {
         "labels": [found.classes[label] for label in labels[order]],
-        "pixels": base64.b64encode(found.images[torch.from_numpy(order)].numpy().tobytes()).decode(),
+        "pixels": base64.b85encode(found.images[torch.from_numpy(order)].numpy().tobytes()).decode(),
     }
 
 
 def pack(weight: Float[np.ndarray, "*rest out"], bias: Float[np.ndarray, " out"]) -> bytes:
-    """Scales, biases and step counts of one layer; weight = scale of the output channel times step count.
+    """Biases and weights of one layer as bytes, exactly if it is small.
 
-    The error of a weight is at most half a scale, which is the largest weight of its channel over 65,534.
+    Else weight = scale of the output channel times step count, and its error is at most half a scale, which is the
+    largest weight of its channel over 65,534.
     """
+    biases = bias.astype("<f4").tobytes()
+    if weight.size <= SMALL:
+        return biases + weight.astype("<f4").tobytes()
     scale, steps = quantise(weight)
-    block = scale.astype("<f4").tobytes() + bias.astype("<f4").tobytes() + steps.astype("<i2").tobytes()
+    block = biases + scale.astype("<f4").tobytes() + steps.astype("<i2").tobytes()
     return block + b"\0" * (-len(block) % 4)
 
 

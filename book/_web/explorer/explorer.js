@@ -25,7 +25,7 @@
       if (crc32(bytes) !== file.crc32) throw new DamagedModel("the checksum of the weights is wrong");
       Object.assign(this, { file, title: file.title, z: file.z, c: file.c, side: file.image.size });
       this.channels = file.image.channels;
-      this.latent = this.z.length + sum(this.c.map((unit) => unit.classes.length));
+      this.latent = this.z.length + sum(this.c.map((unit) => unit.commonest.length));
       this.layers = unpack(file.layers, bytes);
       this.tests = testImages(file.tests, this.side);
     }
@@ -41,7 +41,7 @@
       const head = this.run("encoder", image, this.side);
       const units = this.z.length;
       let start = 2 * units;
-      const probs = this.c.map((unit) => softmax(head.slice(start, (start += unit.classes.length))));
+      const probs = this.c.map((unit) => softmax(head.slice(start, (start += unit.commonest.length))));
       return { mu: head.slice(0, units), logvar: head.slice(units, 2 * units), probs };
     }
 
@@ -111,21 +111,29 @@
     for (let o = 0; o < length; o++) out[to + o] += factor * weight[from + o];
   }
 
-  /** Every layer with its weights as floats: the step counts times the scale of their output channel. */
+  /** Every layer with its weights as floats: as they are, or step counts times the scale of their output channel. */
   function unpack(layers, bytes) {
     let start = 0;
-    const floats = (n) => new Float32Array(bytes.buffer, (start += 4 * n) - 4 * n, n);
-    return layers.map(({ part, kind, shape }) => {
-      const outputs = shape[shape.length - 1];
-      const inputs = shape[shape.length - 2];
+    const take = (kind, n) => {
+      if (start + n * kind.BYTES_PER_ELEMENT > bytes.length) throw new DamagedModel("weights are missing");
+      const taken = new kind(bytes.buffer, start, n);
+      start += 4 * Math.ceil((n * kind.BYTES_PER_ELEMENT) / 4);
+      return taken;
+    };
+    return layers.map(({ part, kind, shape, exact }) => {
+      const [inputs, outputs] = shape.slice(-2);
       const size = shape.reduce((a, b) => a * b);
-      if (start + 8 * outputs + 2 * size > bytes.length) throw new DamagedModel("weights are missing");
-      const scale = floats(outputs);
-      const bias = floats(outputs);
-      const steps = new Int16Array(bytes.buffer, start, size);
-      start += 4 * Math.ceil(size / 2);
-      return { part, kind, inputs, outputs, bias, weight: Float32Array.from(steps, (step, i) => step * scale[i % outputs]) };
+      const bias = take(Float32Array, outputs);
+      const scale = exact ? null : take(Float32Array, outputs);
+      const steps = take(exact ? Float32Array : Int16Array, size);
+      return { part, kind, inputs, outputs, bias, weight: exact ? steps : scaled(steps, scale) };
     });
+  }
+
+  function scaled(steps, scale) {
+    const weight = new Float32Array(steps.length);
+    for (let i = 0; i < steps.length; i++) weight[i] = steps[i] * scale[i % scale.length];
+    return weight;
   }
 
   function testImages(tests, side) {
@@ -138,12 +146,20 @@
     }));
   }
 
-  function bytesOf(base64) {
-    try {
-      return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-    } catch {
-      throw new DamagedModel("it is not base64");
+  const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
+
+  /** Bytes from base85: five characters are the digits of four bytes, the most significant first (RFC 1924's alphabet). */
+  function bytesOf(text) {
+    if (text.length % 5) throw new DamagedModel("a block of base85 is cut");
+    const digit = new Uint8Array(128);
+    for (let i = 0; i < 85; i++) digit[ALPHABET.charCodeAt(i)] = i;
+    const view = new DataView(new ArrayBuffer((text.length / 5) * 4));
+    for (let block = 0; 5 * block < text.length; block++) {
+      let value = 0;
+      for (let i = 0; i < 5; i++) value = value * 85 + (digit[text.charCodeAt(5 * block + i)] ?? 0);
+      view.setUint32(4 * block, value);
     }
+    return new Uint8Array(view.buffer);
   }
 
   /** CRC-32 as in zlib. */
@@ -276,14 +292,14 @@
       this.model = model;
       this.id = `explorer-${++count}`;
       this.z = new Float32Array(model.z.length);
-      this.logits = model.c.map((unit) => oneHot(unit.order[0], unit.classes.length));
+      this.logits = model.c.map((unit) => oneHot(unit.order[0], unit.commonest.length));
       this.tau = 0;
       this.stored = {};
       this.drawing = new Drawing(model.side);
       this.node = make(
         "div",
         { class: "explorer-body" },
-        this.stage(),
+        make("div", { class: "explorer-column" }, this.stage()),
         make("div", { class: "explorer-controls" }, ...model.c.map((_, i) => this.switch(i)), this.softness(), this.dials()),
         this.encoder(),
       );
@@ -349,30 +365,40 @@
       return make(
         "fieldset",
         { class: "explorer-switch" },
-        make("legend", {}, `Switch ${name}`, make("small", {}, `${unit.classes.length} categories${kl}`)),
-        make("div", { class: "explorer-chips" }, ...chips),
+        make("legend", {}, `Switch ${name}`, make("small", {}, `${unit.commonest.length} categories${kl}`)),
+        make("div", { class: "explorer-chips", style: `--columns: ${Math.min(5, chips.length)}` }, ...chips),
       );
     }
 
     chip(i, k, name) {
-      const { classes } = this.model.c[i];
+      const { commonest, matched } = this.model.c[i];
       const label = this.category(i, k);
+      const match = matched[k] == null || matched[k] === commonest[k] ? "" : `; in the one-to-one match it is ${matched[k]}`;
       const radio = make("input", {
         type: "radio", name: `${this.id}-c${i}`, value: k, "aria-label": label,
         onchange: () => this.choose(i, k),
       });
       const thumb = canvas(this.model.side, { "aria-hidden": "true" });
       const share = make("span", { class: "explorer-share", "aria-hidden": "true" });
-      const first = classes[k] == null ? `${name} = ${k + 1}` : classes[k];
-      const second = classes[k] == null ? null : make("small", {}, `${name} = ${k + 1}`);
+      const words = this.words(i, k, name);
       ((this.chips ??= [])[i] ??= [])[k] = { radio, thumb, share };
-      return make("label", { class: "explorer-chip", title: label }, radio, thumb, share, make("b", {}, first), second);
+      return make("label", { class: "explorer-chip", title: label + match }, radio, thumb, share, ...words);
     }
 
     /** A category in words. */
     category(i, k) {
-      const matched = this.model.c[i].classes[k];
-      return `category ${k + 1}` + (matched == null ? "" : `, matched to ${matched}`);
+      const { commonest } = this.model.c[i];
+      const known = commonest.some((label) => label != null);
+      const what = commonest[k] != null ? `mostly ${commonest[k]}` : "no test image";
+      return `category ${k + 1}` + (known ? ` (${what})` : "");
+    }
+
+    /** A category as two small words: what it mostly holds, if that is known, and its number. */
+    words(i, k, name) {
+      const { commonest } = this.model.c[i];
+      const own = `${name} = ${k + 1}`;
+      if (commonest.every((label) => label == null)) return [make("b", {}, own)];
+      return [commonest[k] == null ? make("i", {}, "no image") : make("b", {}, commonest[k]), make("small", {}, own)];
     }
 
     softness() {
@@ -491,7 +517,7 @@
         make(
           "fieldset",
           {},
-          make("legend", {}, "Choose a test image"),
+          make("legend", {}, "or choose a test image"),
           make("div", { class: "explorer-thumbs" }, ...this.choices.map(({ node }) => node)),
         ),
         again,
@@ -504,6 +530,7 @@
         class: "explorer-pad", role: "img",
         "aria-label": "A place to draw with the mouse, a pen or a finger. With the keyboard, choose an image instead.",
       });
+      this.hint = make("span", { "aria-hidden": "true" }, "draw here");
       let last = null;
       const place = ({ clientX, clientY }) => {
         const box = this.sketch.getBoundingClientRect();
@@ -513,6 +540,7 @@
         const next = place(event);
         this.drawing.stroke(last ?? next, next);
         last = next;
+        this.hint.hidden = true;
         paint(this.sketch, this.drawing.pixels, 1);
       };
       this.sketch.addEventListener("pointerdown", (event) => {
@@ -529,14 +557,15 @@
       paint(this.sketch, this.drawing.pixels, 1);
       const clear = () => {
         this.drawing.clear();
+        this.hint.hidden = false;
         paint(this.sketch, this.drawing.pixels, 1);
         this.say("The drawing is cleared.");
       };
       return make(
         "fieldset",
         { class: "explorer-drawing" },
-        make("legend", {}, "Or draw"),
-        this.sketch,
+        make("legend", {}, "Draw something"),
+        make("div", { class: "explorer-paper" }, this.sketch, this.hint),
         make(
           "div",
           { class: "explorer-acts" },
@@ -562,7 +591,7 @@
 
     reset() {
       this.z.fill(0);
-      this.logits = this.model.c.map((unit) => oneHot(unit.order[0], unit.classes.length));
+      this.logits = this.model.c.map((unit) => oneHot(unit.order[0], unit.commonest.length));
       this.tau = 0;
       this.show();
       this.say(`All dials are at 0${this.chosen()}.`);
@@ -574,6 +603,7 @@
 
     store(end) {
       this.stored[end] = { z: this.z.slice(), c: this.c };
+      this.ends[end].dataset.stored = "";
       paint(this.ends[end], this.model.decode(this.latent()), this.model.channels);
       const ready = Boolean(this.stored.A && this.stored.B);
       this.walk.disabled = !ready;
@@ -626,18 +656,19 @@
 
     /** q(c|x) of one discrete unit as labelled bars. */
     chart(probs, i) {
-      const { classes, order } = this.model.c[i];
+      const { order } = this.model.c[i];
+      const name = this.model.c.length > 1 ? `c${i + 1}` : "c";
       const rows = order.map((k) =>
         make(
           "li",
           { class: k === largest(probs) ? "explorer-best" : null },
-          make("span", {}, classes[k] ?? `c = ${k + 1}`),
+          make("span", {}, ...this.words(i, k, name)),
           make("span", { class: "explorer-bar", "aria-hidden": "true" }, make("span", { style: `width: ${100 * probs[k]}%` })),
           make("span", {}, percent(probs[k])),
         ),
       );
-      const name = this.model.c.length > 1 ? `q(c${i + 1}|x)` : "q(c|x)";
-      return make("div", {}, make("p", {}, name), make("ul", { "aria-label": `${name}, in percent` }, ...rows));
+      const what = `q(${name}|x)`;
+      return make("div", {}, make("p", {}, what), make("ul", { "aria-label": `${what}, in percent` }, ...rows));
     }
 
     // What is shown.
