@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,8 +18,8 @@ import yaml
 from docutils import nodes
 from PIL import Image
 from pybtex.database import parse_file, parse_string
-from test_book import HTML, PAGES, ROOT
-from test_browser import PATIENCE, browser, site
+from test_book import HTML, PAGES, ROOT, TOC
+from test_browser import CHROMIUM, PATIENCE, browser, site
 
 __all__ = ["browser", "site"]  # the fixtures of the other module, which pytest finds here
 
@@ -314,7 +315,8 @@ class TestPrinted:
             '<a href="_notebooks/one.ipynb">a file</a>, <a href="https://example.org">a site</a>.</p>'
             '<details class="hide above-input"><summary>Show</summary>code</details><p class="ways-in">get it</p>',
             "two": '<h1>Two</h1><p id="there">Text.</p><details><summary>Solution</summary>42</details>'
-            "<div data-simplex><p>It needs JavaScript.</p></div><script>alert(1)</script>",
+            '<div class="simplex"><p>It needs JavaScript.</p></div><script>alert(1)</script>'
+            '<link rel="stylesheet" href="b.css"><div class="film"><img src="still.png" loading="lazy"></div>',
         }.items():
             (folder / f"{name}.html").write_text(
                 '<html><head><link rel="stylesheet" href="_static/a.css"><script src="mathjax/tex.js"></script>'
@@ -346,10 +348,16 @@ class TestPrinted:
         assert [box.has_attr("open") for box in printed.select("details")] == [True]
         text = printed.get_text()
         assert "The code of this cell is in the notebook." in text
-        assert "Something to move by hand stands here in the built book." in text
+        assert text.count("In the built book this can be moved by hand.") == 2
+        assert [image.attrs for image in printed.select("img")] == [{"src": "still.png"}]
         assert not re.search("side|get it|JavaScript|alert", text)
         assert [script["src"] for script in printed.select("script")] == ["mathjax/tex.js"]
-        assert len(printed.select("link[rel=stylesheet]")) == 1
+        assert [style["href"] for style in printed.select("head > link")] == ["_static/a.css", "b.css"]
+
+    def test_a_page_that_is_not_built_is_named(self, load, tmp_path):
+        parts = [load("pdf").Part("", ["one", "three"])]
+        with pytest.raises(ValueError, match="lacks three"):
+            load("pdf").one_document(self.site(tmp_path), parts, "A book")
 
     def test_without_a_chromium_one_sentence_says_so(self, tmp_path):
         command = [sys.executable, ROOT / "book" / "_tools" / "pdf.py", "--check"]
@@ -362,17 +370,23 @@ class TestPrinted:
 
     @pytest.mark.book
     @pytest.mark.slow
-    def test_the_whole_book_is_one_pdf(self, browser, tmp_path):  # the fixture: skipped where there is no Chromium
+    def test_pages_of_the_book_become_one_pdf(self, load, tmp_path):
+        """Four pages with formulas, figures, code and tables; the whole book takes minutes on a busy machine."""
+        pdf = load("pdf")
+        if CHROMIUM is None:
+            pytest.skip("no Chromium on this machine")
+        printed = ["intro", "bound", "notation", "glossary"]
+        assert pdf.contents(TOC)[0].pages + [name for part in pdf.contents(TOC)[1:] for name in part.pages] == PAGES
         output = tmp_path / "book.pdf"
-        tool = ROOT / "book" / "_tools" / "pdf.py"
-        command = [sys.executable, tool, "--site", HTML, "--output", output]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-        assert (done.returncode, done.stderr) == (0, "")
+        # In a thread of its own: this one may hold the other tests' browser.
+        with ThreadPoolExecutor() as threads:
+            parts = [pdf.Part("", printed[:1]), pdf.Part("A part", printed[1:])]
+            threads.submit(pdf.print_site, HTML, parts, output, CHROMIUM).result()
         content = output.read_bytes()
         assert content.startswith(b"%PDF")
-        assert len(re.findall(rb"/Type /Page\b", content)) > 3 * len(PAGES)
-        assert content.count(b"/Outlines") == 1
-        assert b"file:" not in content
+        assert len(re.findall(rb"/Type /Page\b", content)) > 10
+        assert b"/Type /Outlines" in content
+        assert b"file:" not in content  # no path of the machine that printed it
         assert list(HTML.glob("tmp*.html")) == []
 
 

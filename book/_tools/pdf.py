@@ -62,7 +62,8 @@ def main() -> int:
         print(f"There is no built book in {arguments.site}: run `make book`.", file=sys.stderr)
         return 1
     try:
-        print_site(arguments.site, arguments.output, chromium)
+        parts = contents(yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8")))
+        print_site(arguments.site, parts, arguments.output, chromium)
     except (Error, ValueError) as error:
         print(f"The book was not printed: {str(error).strip().splitlines()[0]}", file=sys.stderr)
         return 1
@@ -81,13 +82,12 @@ def contents(toc: dict[str, Any]) -> list[Part]:
     return [Part("", [toc["root"]]), *parts]
 
 
-def print_site(site: Path, output: Path, chromium: str) -> None:
-    """Print all pages of a built site.
+def print_site(site: Path, parts: list[Part], output: Path, chromium: str) -> None:
+    """Print the pages of a built site that the parts name.
 
     Raises:
         ValueError: if a page is not there, or a formula could not be set.
     """
-    parts = contents(yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8")))
     title = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["title"]
     # Beside the pages, because it names their figures and styles relative to itself.
     with tempfile.NamedTemporaryFile("w", suffix=".html", dir=site, encoding="utf-8") as file:
