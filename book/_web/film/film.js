@@ -15,7 +15,7 @@
     pause: "M2 1h4v14H2zM10 1h4v14h-4z",
     forward: "M1 1l9 7-9 7zM10 1h3v14h-3z",
   };
-  const CHART = { left: 36, right: 8, top: 18, bottom: 32 };
+  const CHART = { left: 36, right: 16, top: 18, bottom: 32 };
   const SIZES = { beside: { width: 260, height: 150 }, below: { width: 350, height: 120 } }; // flat where they are stacked
   const CHARTS = [
     { curve: "reconstruction", title: "<em>Reconstruction</em>", name: "reconstruction" },
