@@ -1,7 +1,9 @@
 """The explorer of a trained model, in a headless Chromium and from the disk: what it computes, how it is worked, how it
 fails."""
 
+import importlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from test_book import HTML
 from test_browser import CHROMIUM, FLAGS, PATIENCE
 
-from jointvae import checkpoints, data, export, results
+from jointvae import book, checkpoints, data, export, names, results
+from jointvae.errors import JointVAEError
 
 WEB = Path(__file__).parent.parent / "book" / "_web" / "explorer"
 RUN = results.RESULTS / "runs" / "mnist-seed0.safetensors"
@@ -150,10 +153,11 @@ class TestArithmetic:
 
 @pytest.mark.parametrize(("shape"), [((3, 64), (4, 2), 5), ((1, 32), (), 4), ((1, 32), (3,), 0)], ids=str)
 @torch.no_grad()
-def test_models_of_other_shapes(browser, site, shape, generator, tmp_path):
+def test_models_of_other_shapes(browser, shape, generator, tmp_path, monkeypatch):
     from jointvae.latents import LatentSpec
     from jointvae.model import ImageShape, JointVAE
 
+    monkeypatch.setattr(export, "name_units", lambda model: [names.UnitName("z")] * model.spec.z)  # that takes seconds
     image, c, z = shape
     torch.manual_seed(0)
     other = JointVAE(LatentSpec(z, c), ImageShape(*image))
@@ -334,6 +338,30 @@ def picture_state(tab: Page) -> str | None:
     tab.wait_for_function("window.jointvaeExplorer !== undefined")
     tab.wait_for_timeout(100)
     return tab.locator(".explorer").get_attribute("data-state")
+
+
+class TestDirective:
+    @pytest.fixture
+    def widget(self, monkeypatch):
+        monkeypatch.syspath_prepend(WEB.parent.parent / "_ext")
+        return importlib.import_module("explorer_widget")
+
+    def test_its_paths_lead_from_any_folder_to_the_front(self, widget):
+        deep = widget.markup("mnist", "A row & more", "../../")
+        paths = re.findall(r'(?:href|src|data-model)="([^"]*)"', deep)
+        assert len(paths) == 4
+        assert all(path.startswith("../../explorer/") for path in paths)
+        assert "A row &amp; more" in deep
+        assert 'data-model="explorer/models/mnist.js"' in widget.markup("mnist", "")
+
+    def test_it_writes_the_recorded_run(self, widget, tmp_path):
+        caption = widget.write_model("fashion", tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"fashion.js", "fashion.png"}
+        assert book.chosen_run("fashion").name in caption
+
+    def test_a_run_that_is_not_recorded(self, widget, tmp_path):
+        with pytest.raises(JointVAEError, match="No run of 'chairs' is recorded"):
+            widget.write_model("chairs", tmp_path)
 
 
 @pytest.mark.book
