@@ -114,7 +114,7 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "export",
         "write a model for the browser and as ONNX",
         "export results/runs/mnist-seed0.safetensors",
-        "export runs/digits-seed3.safetensors --out site --name digits",
+        "export runs/digits-seed3.safetensors --name digits",
     )
     export.add_argument("model", type=Path, help="a .safetensors file")
     export.add_argument("--out", type=Path, default=Path("exported"), help="folder of the files (default exported/)")
