@@ -6,6 +6,7 @@
 #   _build     html/index.html is the built book      _build/test  the book that the tests read
 #              jointvae.pdf is the printed one
 #   notebooks  the chapters as notebooks, yours to change
+#   exported   models for the browser and as ONNX (python -m jointvae export writes it)
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test env book site serve pdf notebooks bench lock lint format clean distclean FORCE
