@@ -88,9 +88,19 @@ def test_a_sweep_gives_the_records_of_single_runs(tmp_path):
 def long_sweep(tmp_path):
     """A sweep of two runs that would take minutes, in a process group of its own, once both have a state on disk."""
     command = [sys.executable, "-m", "jointvae", "sweep", "digits", "--epochs", "500", "--seeds", "2"]
-    process = subprocess.Popen(
-        [*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
-    )
+    # A shell starts its background jobs with Ctrl-C ignored, and that is inherited: where the tests are one, the sweep
+    # would never hear of it.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            [*command, "--out", str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("*.training"))) < 2:
         assert process.poll() is None, process.communicate()[1]
