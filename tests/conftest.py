@@ -1,12 +1,14 @@
 """What several tests share: a small data set, quick configs, and the places of optional real data."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from chromium import CHROMIUM, FLAGS
+from playwright.sync_api import Browser, sync_playwright
 
 from jointvae import data, training
 from jointvae.evaluation import Evaluation
@@ -82,3 +84,16 @@ def make_record() -> Callable[..., Record]:
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium; skipped where there is none, except in CI."""
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("No Chromium on this machine, and CI must have one.")
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()

@@ -2,16 +2,15 @@
 fails."""
 
 import importlib
-import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, sync_playwright
+from chromium import PATIENCE
+from playwright.sync_api import Browser, Page
 from test_book import HTML
-from test_browser import CHROMIUM, FLAGS, PATIENCE
 
 from jointvae import book, checkpoints, data, export, names, results
 from jointvae.errors import JointVAEError
@@ -57,18 +56,6 @@ def site(model, tmp_path_factory) -> Path:
         (folder / f"{name}.html").write_text(PAGE.format(model=name, spacer=""))
     (folder / "far.html").write_text(PAGE.format(model="mnist", spacer='<div style="height: 5000px"></div>'))
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("No Chromium on this machine, and CI must have one.")
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 def visit(browser: Browser, path: Path, state: str | None = "ready", **options) -> Page:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import PATIENCE
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-from test_browser import CHROMIUM, FLAGS, PATIENCE
+from playwright.sync_api import Browser, Page, expect
 
 from jointvae import __main__ as cli
 from jointvae import data, films, runs, training
@@ -312,18 +312,6 @@ def test_only_pages_with_a_film_load_its_player(site, made, trained):
     assert {picture.file for picture in [*film.sheets, film.poster]} <= {
         path.name for path in (site / "film").iterdir()
     }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("No Chromium on this machine, and CI must have one.")
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

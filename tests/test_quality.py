@@ -13,9 +13,10 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from chromium import PATIENCE
 from playwright.sync_api import Browser, Page
 from test_book import HTML, PAGES, ROOT
-from test_browser import PATIENCE, WIDTHS, browser  # noqa: F401
+from test_browser import WIDTHS
 
 AXE = ROOT / "tests" / "vendor" / "axe"
 ALL_PAGES = [*PAGES, "search", "genindex"]
@@ -80,7 +81,7 @@ SETTLE = 400  # milliseconds; the theme looks for what scrolls 300 ms after a ch
 
 
 @pytest.fixture(scope="module")
-def tab(browser: Browser):  # noqa: F811
+def tab(browser: Browser):
     context = browser.new_context(reduced_motion="reduce")
     context.set_default_timeout(PATIENCE)
     context.add_init_script(SET_NO_FORMULAS)

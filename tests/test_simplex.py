@@ -3,7 +3,6 @@
 Without Chromium the tests are skipped; the directive that puts the triangle on a page is tested in any case.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
-from test_browser import CHROMIUM, FLAGS, PATIENCE
+from chromium import PATIENCE
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from jointvae import categorical, figures
 
@@ -23,18 +22,6 @@ SEED = 2  # of the noise that the page begins with
 MOST_DRAWS = 2000
 STANDING = "It needs JavaScript."
 DOUBLE = torch.float64
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("No Chromium on this machine, and CI must have one.")
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,14 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 import yaml
+from chromium import CHROMIUM, PATIENCE
 from docutils import nodes
 from PIL import Image
 from pybtex.database import parse_file, parse_string
 from test_book import HTML, PAGES, ROOT, TOC
-from test_browser import CHROMIUM, PATIENCE, browser, site
+from test_browser import site
 
-__all__ = ["browser", "site"]  # the fixtures of the other module, which pytest finds here
+__all__ = ["site"]  # the fixture of the other module, which pytest finds here
 
 CHAPTERS = [name for name in PAGES if "{code-cell}" in (ROOT / "book" / f"{name}.md").read_text()]
 REPOSITORY = "https://github.com/someone/a-book"
