@@ -18,11 +18,10 @@ from scipy.stats import spearmanr
 from jointvae import results
 from jointvae.data import CLASSES
 from jointvae.errors import JointVAEError
-from jointvae.evaluation import Evaluation
+from jointvae.evaluation import ACTIVE, Evaluation
 from jointvae.results import RESULTS, Record, Reference
 
 Verdict = Literal["reproduced", "partly", "not reproduced", "not tested"]
-ACTIVE = 0.1  # nats: a unit of z that carries less is called unused
 
 
 def _test(record: Record | Reference) -> Evaluation:

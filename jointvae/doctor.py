@@ -242,10 +242,15 @@ def _enough(what: str, amount: float, limits: tuple[float, float], found: str, m
     return Finding(what, "warning" if amount >= least else "bad", found, mend)
 
 
+def find_chromium() -> str | None:
+    """The browser that prints the book and runs its tests: its path, if the system has one."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 def programs() -> list[Finding]:
     """Programs of the system that parts of the project call."""
     findings = []
-    if path := next(filter(None, map(shutil.which, BROWSERS)), None):
+    if path := find_chromium():
         findings.append(Finding("Chromium", "good", path))
     else:
         mend = "Install Chromium or Chrome: `make pdf` and the tests in a browser need one, all else goes without."

@@ -19,6 +19,7 @@ from jointvae.model import JointVAE
 from jointvae.objectives import reconstruction_loss
 
 BATCH = 1000
+ACTIVE = 0.1  # nats: a unit of z that carries less is called unused
 
 
 @dataclass(frozen=True)

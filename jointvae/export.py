@@ -24,10 +24,10 @@ from torchvision.utils import make_grid, save_image
 
 from jointvae import checkpoints, data, results
 from jointvae.errors import JointVAEError
-from jointvae.evaluation import one_to_one
+from jointvae.evaluation import ACTIVE, one_to_one
 from jointvae.files import sha256, write_atomic
 from jointvae.model import FEATURES, JointVAE
-from jointvae.names import USED, name_units
+from jointvae.names import name_units
 from jointvae.onnx_graph import onnx_bytes
 from jointvae.results import Record
 from jointvae.traversals import sheet
@@ -108,7 +108,7 @@ def used_units(model: JointVAE, kl_z: list[float] | None) -> list[int]:
     """The units of z that carry something, by falling divergence; all of them in order where it is not known."""
     if kl_z is None:
         return list(range(model.spec.z))
-    return [unit for unit in sorted(range(model.spec.z), key=lambda unit: -kl_z[unit]) if kl_z[unit] >= USED]
+    return [unit for unit in sorted(range(model.spec.z), key=lambda unit: -kl_z[unit]) if kl_z[unit] >= ACTIVE]
 
 
 def divergences(record: Record | None) -> list[float] | None:
@@ -138,7 +138,7 @@ def browser_model(model: JointVAE, name: str, record: Record | None) -> dict[str
             {"name": unit.name, "low": unit.low, "high": unit.high, "kl": kl_z[j] if kl_z else None}
             for j, unit in enumerate(name_units(model))
         ],
-        "used": USED,
+        "used": ACTIVE,
         "c": categories(model, record),
         "digits": dataset in ("mnist", "digits"),
         "layers": [

@@ -21,7 +21,6 @@ ENDS = {
     "width": ("narrow", "wide"),
     "height": ("short", "tall"),
 }
-USED = 0.1  # nats; a unit below it carries nothing that a reader could see
 STEPS = 9  # of a traversal
 DRAWS = 500  # from the prior: how much a statistic varies among the images of the model
 STEADY = 0.8  # least correlation, in size, that earns a name

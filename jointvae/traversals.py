@@ -1,5 +1,6 @@
 """Images that show what a latent does: one unit moves, the others stay. And a film of them over the training."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from jointvae.files import write_atomic
 from jointvae.model import JointVAE
 
 SHEET_COLUMNS = 10
@@ -64,7 +66,6 @@ def sheet(model: JointVAE) -> Float[Tensor, "rows columns channels side side"]:
 def film_frame(model: JointVAE, folder: Path, epoch: int) -> None:
     """Keep the sheet of a model in training as the picture of that epoch, `folder`/EPOCH.png."""
     rows = sheet(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{epoch:04}.png"
-    save_image(make_grid(rows.flatten(0, 1), nrow=rows.shape[1], padding=0), unfinished)
-    unfinished.replace(folder / f"{epoch:04}.png")
+    content = io.BytesIO()
+    save_image(make_grid(rows.flatten(0, 1), nrow=rows.shape[1], padding=0), content, "png")
+    write_atomic(folder / f"{epoch:04}.png", content.getvalue())

@@ -1,8 +1,8 @@
 """The browser that the tests drive: where it is, how it is started, and how long to wait for it."""
 
-import shutil
+from jointvae.doctor import find_chromium
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CHROMIUM = find_chromium()
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

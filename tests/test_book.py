@@ -9,7 +9,7 @@ import sys
 import textwrap
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -38,7 +38,7 @@ SEED = 0
 
 
 class Page(HTMLParser):
-    """What the tests ask of a page: images, links, ids, the article's text with code left out, and its code cells."""
+    """What the tests ask of a page: images, the article's text with code left out, and its code cells."""
 
     VOID = frozenset({"br", "hr", "img", "input", "link", "meta", "source", "wbr", "path", "circle"})
 
@@ -46,8 +46,6 @@ class Page(HTMLParser):
         super().__init__()
         self.name, self.path = name, HTML / f"{name}.html"
         self.images: list[dict[str, str]] = []
-        self.links: list[str] = []
-        self.ids: set[str] = set()
         self.classes: list[str] = []
         self.text = ""
         self._open: list[tuple[str, str]] = []
@@ -59,11 +57,8 @@ class Page(HTMLParser):
         if tag not in self.VOID:
             self._open.append((tag, inside))
         self.classes.append(attributes.get("class", ""))
-        self.ids |= {attributes["id"]} if "id" in attributes else set()
         if tag == "img":
             self.images.append(attributes)
-        if tag == "a" and "href" in attributes:
-            self.links.append(attributes["href"])
 
     def handle_endtag(self, tag):
         while self._open and tag not in self.VOID:  # <img/> reports an end as well, and nothing was opened
@@ -116,21 +111,6 @@ class TestPages:
         if (ROOT / "_tested" / f"{page.name}.ipynb").exists():
             stated = page.text.lower()
             assert [word for word in ("tier", "data", "hardware", "commit") if word not in stated] == []
-
-    def test_internal_links_lead_somewhere(self, page):
-        broken = []
-        for link in page.links:
-            parts = urlsplit(link)
-            if parts.scheme or parts.netloc:
-                continue
-            target = HTML / unquote(parts.path) if parts.path else page.path
-            if not target.is_file():
-                broken.append(link)
-            elif parts.fragment and target.suffix == ".html" and target.stem in PAGES:
-                ids = page.ids if target == page.path else Page(target.stem).ids
-                if unquote(parts.fragment) not in ids:
-                    broken.append(link)
-        assert broken == []
 
 
 @pytest.mark.parametrize("chapter", sorted((ROOT / "book").glob("*.md")), ids=lambda path: path.stem)

@@ -196,7 +196,7 @@ class TestControls:
 
     def test_unused_dials_are_folded_away(self, tab):
         record = results.read(RUN.with_suffix(".json"))
-        used = sum(kl >= export.USED for kl in record.test.kl_z)
+        used = sum(kl >= export.ACTIVE for kl in record.test.kl_z)
         shown = tab.locator(".explorer-dials input:visible")
         assert shown.count() == used
         tab.locator("summary").click()

@@ -123,7 +123,7 @@ def test_a_channel_of_zeros_stays_zero():
 
 def test_the_picture_has_a_row_for_each_latent_that_is_used(exported):
     kl_z = exported["record"].test.kl_z
-    rows = 1 + sum(kl >= names.USED for kl in kl_z)
+    rows = 1 + sum(kl >= export.ACTIVE for kl in kl_z)
     with Image.open(io.BytesIO(exported["files"]["mnist.png"])) as image:
         assert image.size == (10 * 33 + 1, rows * 33 + 1)
     model = JointVAE(LatentSpec(3, (4,)))

@@ -5,7 +5,6 @@ Solutions are shown. Code that a page hides stays out, and so does what only a s
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,8 +16,9 @@ import yaml
 from bs4 import BeautifulSoup, Tag
 from playwright.sync_api import Error, sync_playwright
 
+from jointvae.doctor import BROWSERS, find_chromium
+
 ROOT = Path(__file__).parents[2]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 NO_BROWSER = f"The PDF is printed by Chromium, and there is none here: install one that is called {BROWSERS[0]}."
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 PATIENCE = 600_000  # milliseconds: thousands of formulas are set at once
@@ -69,11 +69,6 @@ def main() -> int:
         return 1
     print(f"Printed {arguments.output}, {arguments.output.stat().st_size / 2**20:.1f} MiB.")
     return 0
-
-
-def find_chromium() -> str | None:
-    """The browser that the system has, if any."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def contents(toc: dict[str, Any]) -> list[Part]:
