@@ -58,7 +58,10 @@ def run(
     """
     path = folder / f"{config.run_name}.json"
     if path.exists():
-        return results.read(path)
+        record: results.Record = results.read(path)
+        if datasets and record.data != datasets[0].checksums:
+            raise JointVAEError(f"{path} is of other images: give yours another name, or delete the file.")
+        return record
     where = choose_device(device)
     train_data, test_data = datasets or _load(config)
     _check_images(config, train_data)

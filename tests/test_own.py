@@ -134,6 +134,9 @@ def test_a_run_of_ones_own_is_recorded_and_read_back(tmp_path, quick):
     assert sum(read.test.usage) == pytest.approx(1)
     assert record.data == own.datasets("mine", made())[0].checksums
     assert "beta = 3" in book.changes_text(read.config)
+    assert runs.run(config, tmp_path, datasets=own.datasets("mine", made())) == read
+    with pytest.raises(JointVAEError, match="of other images"):  # not the old record in the new images' name
+        runs.run(config, tmp_path, datasets=own.datasets("mine", made(50)))
     with pytest.raises(JointVAEError, match="only_c"):
         read.config.objective(torch.zeros(()), torch.zeros(1), torch.zeros(1), 1)
 
