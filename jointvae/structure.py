@@ -1,0 +1,38 @@
+"""What the package is made of: its modules in the order in which data flow, and which of them imports which.
+
+The order is a promise that a test keeps: a module imports only from those before it. The imports are read from the
+source, so the picture in the book can't differ from the code.
+"""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+STAGES = {
+    "ground": ("__init__", "errors", "files", "structure"),
+    "data": ("data", "own"),
+    "model": ("categorical", "latents", "model"),
+    "objective": ("objectives",),
+    "training": ("checkpoints", "training"),
+    "evaluation": ("traversals", "names", "onnx_graph", "evaluation"),
+    "results": ("results", "runs", "films", "export", "claims"),
+    "book": ("figures", "checks", "book"),
+    "commands": ("doctor", "terminal", "__main__"),
+}
+ORDER = tuple(module for modules in STAGES.values() for module in modules)
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of the package that a file of Python imports, anywhere in it.
+
+    >>> sorted(imports(PACKAGE / "latents.py"))
+    ['categorical', 'errors']
+    """
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {inner for name in node.names if (inner := name.name.removeprefix("jointvae.")) != name.name}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jointvae":
+            inner = str(node.module).partition(".")[2]
+            found |= {inner} if inner else {one.name for one in node.names if (PACKAGE / f"{one.name}.py").exists()}
+    return found
