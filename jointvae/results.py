@@ -1,11 +1,15 @@
 """Run records: one JSON file per run, validated when written and when read, never half written.
 
 A record holds everything that made the run and everything that came of it. Failed runs leave a record too.
+
+Each record names its schema, the version of its fields. A change of the fields raises `SCHEMA` by one and adds to
+`MIGRATIONS` how a record of the schema before is read, so that old records are never lost, and never rewritten.
 """
 
 import json
 import platform
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -23,6 +27,8 @@ from jointvae.files import write_atomic
 from jointvae.training import Config
 
 SCHEMA = 1
+# What turns the decoded JSON of a schema into that of the next one, by the schema that it starts from.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 RESULTS = Path(__file__).parent.parent / "results"
 
 
@@ -146,10 +152,16 @@ def read(path: Path, kind: type = Record) -> Any:
 
 
 def parse(content: Any, kind: type, path: Path) -> Any:
-    """Check decoded JSON against the record's fields, strictly: nothing missing, nothing extra, no coercion."""
+    """Check decoded JSON against the record's fields, strictly: nothing missing, nothing extra, no coercion.
+
+    A record of an older schema is brought up to date first, in memory: its file stays as it was written.
+
+    Raises:
+        JointVAEError: with the path and the first field that is wrong, or the schema if it can't be read.
+    """
     remedy = "restore the file or run the recipe again"
-    if isinstance(content, dict) and content.get("schema", SCHEMA) != SCHEMA:
-        raise JointVAEError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}: {remedy}.")
+    if isinstance(content, dict) and "schema" in content:
+        content = _migrated(content, path)
     adapter = _adapter(kind)
     try:
         record = adapter.validate_python(content)
@@ -162,6 +174,27 @@ def parse(content: Any, kind: type, path: Path) -> Any:
     if difference:
         raise JointVAEError(f"{path} is not a valid record ({difference}): {remedy}.")
     return record
+
+
+def _migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The record in the schema of today, by one migration after the other."""
+    schema = content["schema"]
+    while type(schema) is not int or schema != SCHEMA:  # Python counts True as 1; here it is no schema
+        if type(schema) is int and schema > SCHEMA:
+            raise JointVAEError(f"{path} has schema {schema}, newer than {SCHEMA} of this code: update jointvae.")
+        if type(schema) is not int or schema not in MIGRATIONS:
+            raise JointVAEError(
+                f"{path} has schema {schema!r:.40}, which this code can't bring to {SCHEMA}: read it with the version "
+                "that wrote it, or move it away and run the recipe again."
+            )
+        try:
+            content = MIGRATIONS[schema](content)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise JointVAEError(
+                f"{path} is not a valid record of schema {schema}: restore the file or run the recipe again."
+            ) from None
+        schema += 1
+    return content | {"schema": schema}
 
 
 @cache
