@@ -59,12 +59,14 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "sweep",
         "train many seeds of a recipe side by side",
         "sweep mnist --seeds 8 --jobs 2",
+        "sweep mnist --seeds 32 --together",
         "sweep digits --gamma 20 --first-seed 10",
     )
     _recipe_options(sweep)
     sweep.add_argument("--first-seed", type=int, default=0, help="the others follow it (default 0)")
     sweep.add_argument("--seeds", type=int, default=8, help="how many (default 8)")
-    sweep.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
+    sweep.add_argument("--jobs", type=int, default=2, help="runs at a time, each in a process (default 2)")
+    sweep.add_argument("--together", action="store_true", help="all seeds as one batched model, meant for a GPU")
 
     film = _command(
         commands,
@@ -246,7 +248,10 @@ def _sweep(options: argparse.Namespace) -> None:
         raise JointVAEError("--seeds and --jobs must be 1 or more.")
     configs = runs.seeds(configure(options), options.first_seed, options.seeds)
     with Display() as display:
-        records = runs.sweep(configs, options.out, options.device, options.jobs, display.say)
+        if options.together:
+            records = runs.sweep_together(configs, options.out, options.device, display.say)
+        else:
+            records = runs.sweep(configs, options.out, options.device, options.jobs, display.say)
     display.console.print(runs_table(records))
 
 

@@ -93,7 +93,7 @@ class Dataset:
         return replace(self, images=self.images.to(device), labels=labels)
 
 
-def as_floats(images: UInt8[Tensor, "n channels side side"]) -> Tensor:
+def as_floats(images: UInt8[Tensor, "*batch channels side side"]) -> Tensor:
     """Images with values in [0, 1]."""
     return images.float().div_(255)
 

@@ -6,6 +6,7 @@ uniform prior. Given x they are independent, so the divergence is a sum over uni
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -52,6 +53,19 @@ class LatentSpec:
         return sum(math.log(n) for n in self.c)
 
 
+class Noise(NamedTuple):
+    """All that is random in one draw of (z, c) for a batch: a normal for each unit of z, a Gumbel for each category."""
+
+    epsilon: Float[Tensor, "*seeds batch D"]
+    g: tuple[Float[Tensor, "*seeds batch _"], ...]
+
+
+def draw_noise(spec: LatentSpec, batch: int, generator: torch.Generator) -> Noise:
+    """Noise for a batch of images, on the generator's device; z first, then the units of c in order."""
+    epsilon = torch.randn((batch, spec.z), generator=generator, device=generator.device)
+    return Noise(epsilon, tuple(categorical.gumbel_noise((batch, n), generator) for n in spec.c))
+
+
 @dataclass(frozen=True)
 class Posterior:
     """q(z|x) = N(mu, diag exp(logvar)) and q(c|x) = product of Cat(softmax(logits_i)), for a batch of images."""
@@ -66,14 +80,22 @@ class Posterior:
         mu, logvar, *logits = parameters.split([spec.z, spec.z, *spec.c], dim=-1)
         return cls(mu, logvar, tuple(logits))
 
-    def sample(self, generator: torch.Generator, tau: float) -> Float[Tensor, "batch latent"]:
-        """A reparameterised draw of (z, c), z first; c relaxed at temperature tau (Dupont 2018, section 3.1)."""
-        epsilon = torch.randn(self.mu.shape, generator=generator, device=self.mu.device)
-        z = self.mu + (0.5 * self.logvar).exp() * epsilon
-        c = [
-            categorical.gumbel_softmax(logits, categorical.gumbel_noise(tuple(logits.shape), generator), tau)
-            for logits in self.logits
-        ]
+    @property
+    def spec(self) -> LatentSpec:
+        """The layout of the latents."""
+        return LatentSpec(self.mu.shape[-1], tuple(logits.shape[-1] for logits in self.logits))
+
+    def sample(self, noise: torch.Generator | Noise, tau: float) -> Float[Tensor, "batch latent"]:
+        """A reparameterised draw of (z, c), z first; c relaxed at temperature tau (Dupont 2018, section 3.1).
+
+        Args:
+            noise: a generator to draw it from, or the noise itself.
+            tau: the temperature, above 0.
+        """
+        if isinstance(noise, torch.Generator):
+            noise = draw_noise(self.spec, len(self.mu), noise)
+        z = self.mu + (0.5 * self.logvar).exp() * noise.epsilon
+        c = [categorical.gumbel_softmax(logits, g, tau) for logits, g in zip(self.logits, noise.g, strict=True)]
         return torch.cat([z, *c], dim=-1)
 
     def mode(self) -> Float[Tensor, "batch latent"]:

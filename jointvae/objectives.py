@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from jointvae.errors import JointVAEError
 
 Terms = dict[str, Float[Tensor, ""]]
+Step = int | Float[Tensor, ""]  # a tensor where many seeds are trained at once: then the device does the counting
 
 
 def reconstruction_loss(
@@ -28,6 +29,10 @@ def reconstruction_loss(
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise JointVAEError(message)
+
+
+def _at_most(limit: float, value: Any) -> Any:
+    return value.clamp(max=limit) if isinstance(value, Tensor) else min(value, limit)
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,13 @@ class Capacity:
         _require(self.steps > 0, f"A capacity needs at least 1 step to grow over, not {self.steps}.")
         _require(self.ceiling is None or self.ceiling >= 0, f"A ceiling can't be below zero ({self.ceiling}).")
 
-    def __call__(self, step: int) -> float:
-        """The capacity at `step`, in nats; the first step of a run is 1, as in the authors' code."""
-        value = self.start + (self.end - self.start) * min(step / self.steps, 1.0)
-        return value if self.ceiling is None else min(value, self.ceiling)
+    def __call__(self, step: Step) -> Any:
+        """The capacity at `step`, in nats; the first step of a run is 1, as in the authors' code.
+
+        A tensor gives a tensor.
+        """
+        value = self.start + (self.end - self.start) * _at_most(1.0, step / self.steps)
+        return value if self.ceiling is None else _at_most(self.ceiling, value)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class ELBO:
         return {}
 
     def __call__(
-        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
+        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: Step
     ) -> Terms:
         """The named terms, in nats per image, from batch means in nats."""
         return {"reconstruction": reconstruction, "kl_z": kl_z.sum(), "kl_c": kl_c.sum()}
@@ -85,7 +93,7 @@ class BetaVAE:
         return {}
 
     def __call__(
-        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
+        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: Step
     ) -> Terms:
         """The named terms, in nats per image, from batch means in nats."""
         return {"reconstruction": reconstruction, "kl_z": self.beta * kl_z.sum(), "kl_c": self.beta * kl_c.sum()}
@@ -107,7 +115,7 @@ class AnnealedCapacity:
         return {"C": self.C(step)}
 
     def __call__(
-        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
+        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: Step
     ) -> Terms:
         """The named terms, in nats per image, from batch means in nats."""
         kl = kl_z.sum() + kl_c.sum()
@@ -134,7 +142,7 @@ class SplitCapacity:
         return {"C_z": self.C_z(step), "C_c": self.C_c(step)}
 
     def __call__(
-        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
+        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: Step
     ) -> Terms:
         """The named terms, in nats per image, from batch means in nats."""
         terms = {"reconstruction": reconstruction}
@@ -161,7 +169,7 @@ class Own:
         return {}
 
     def __call__(
-        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: int
+        self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: Step
     ) -> Terms:
         """The named terms, in nats per image, from batch means in nats."""
         raise JointVAEError(f"The objective '{self.name}' is known by name only: its code is not in this package.")

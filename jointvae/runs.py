@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 
-from jointvae import checkpoints, data, results, training
+from jointvae import batched, checkpoints, data, results, training
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import Evaluation, evaluate
 from jointvae.files import sha256
@@ -65,11 +65,7 @@ def run(
     where = choose_device(device)
     train_data, test_data = datasets or _load(config)
     _check_images(config, train_data)
-    state = folder / f"{config.run_name}.training"
-    trainer = Trainer(config, where)
-    if state.exists():
-        trainer.resume(state)
-    trainer.sessions.append(asdict(results.Provenance.now(where)))
+    trainer = _start_or_resume(config, folder, where)
 
     def picture(trainer: Trainer) -> None:
         film_frame(trainer.model, folder / f"{config.run_name}.film", trainer.epoch)
@@ -77,17 +73,36 @@ def run(
     try:
         if film and trainer.epoch == 0:
             picture(trainer)
-        training.train(trainer, train_data, state, hook, picture if film else None)
+        training.train(trainer, train_data, _state(config, folder), hook, picture if film else None)
     except training.NonFiniteLossError as error:
         results.write(path, _record(trainer, train_data, error=str(error)))
         raise
+    return _finish(trainer, folder, train_data, test_data)
+
+
+def _state(config: Config, folder: Path) -> Path:
+    return folder / f"{config.run_name}.training"
+
+
+def _start_or_resume(config: Config, folder: Path, device: torch.device) -> Trainer:
+    """A trainer at the epoch that the run has reached in this folder."""
+    trainer, state = Trainer(config, device), _state(config, folder)
+    if state.exists():
+        trainer.resume(state)
+    trainer.sessions.append(asdict(results.Provenance.now(device)))
+    return trainer
+
+
+def _finish(trainer: Trainer, folder: Path, train_data: data.Dataset, test_data: data.Dataset) -> results.Record:
+    """Keep the weights of a trained run, evaluate it and record it."""
+    config = trainer.config
     weights = folder / f"{config.run_name}.safetensors"
     checkpoints.save_model(weights, trainer.model)
     evaluations = evaluate(trainer.model, train_data), evaluate(trainer.model, test_data)
     kept = results.Checkpoint(weights.name, sha256(weights))
     record = _record(trainer, train_data, evaluations, kept)
-    results.write(path, record)
-    state.unlink()  # only now: until the record stands, an interruption loses nothing
+    results.write(folder / f"{config.run_name}.json", record)
+    _state(config, folder).unlink()  # only now: until the record stands, an interruption loses nothing
     return record
 
 
@@ -230,6 +245,60 @@ def _news(pipe: Connection, name: str, process: BaseProcess) -> News:
             "the same command goes on from its last finished epoch."
         )
     return news
+
+
+def sweep_together(configs: Iterable[Config], folder: Path, device: str, say: Say) -> list[results.Record]:
+    """Run many configs that differ in the seed alone as one batched model, in this process.
+
+    Leaves the files that `sweep` leaves, and goes on with what either of them left. Where the memory takes fewer
+    seeds, they are trained in turns, and a line says so. Finished runs are kept if another fails; the first failure
+    is raised at the end.
+    """
+    configs = list(configs)
+    new = [config for config in configs if not (folder / f"{config.run_name}.json").exists()]
+    failures: list[JointVAEError] = []
+    if new:
+        where = choose_device(device)
+        train_data, test_data = (split.to(where) for split in _load(new[0]))
+        _check_images(new[0], train_data)
+        training.keep_freed_memory()
+        fit = batched.seeds_that_fit(new[0], where)
+        if fit < len(new):
+            say(new[0].recipe, f"{len(new)} seeds need more memory than is free; training {fit} at a time")
+        for group in batched.chunks([_start_or_resume(config, folder, where) for config in new], fit):
+            failures += _train_group(group, folder, train_data, test_data, say)
+    if failures:
+        raise failures[0]
+    return [results.read(folder / f"{config.run_name}.json") for config in configs]
+
+
+def _train_group(
+    group: list[Trainer], folder: Path, train_data: data.Dataset, test_data: data.Dataset, say: Say
+) -> list[JointVAEError]:
+    """Train together to the last epoch, saving every run's state after each; a run that breaks leaves the group."""
+    failures: list[JointVAEError] = []
+
+    def hook(trainer: Trainer, news: training.Progress) -> None:
+        say(trainer.config.run_name, news)
+
+    batch = None
+    while group and group[0].epoch < group[0].config.epochs:
+        batch = batch or batched.BatchedTrainer(group)
+        broken = batch.train_epoch(train_data, hook)
+        for trainer in group:
+            name, error = trainer.config.run_name, broken.get(trainer.config.seed)
+            if error is None:
+                trainer.save(_state(trainer.config, folder))
+                continue
+            results.write(folder / f"{name}.json", _record(trainer, train_data, error=str(error)))
+            failures.append(error)
+            say(name, str(error))
+        if broken:
+            group, batch = [trainer for trainer in group if trainer.config.seed not in broken], None
+    for trainer in group:
+        _finish(trainer, folder, train_data, test_data)
+        say(trainer.config.run_name, "done")
+    return failures
 
 
 def seeds(config: Config, first: int, count: int) -> list[Config]:

@@ -13,7 +13,7 @@ STAGES = {
     "data": ("data", "own"),
     "model": ("categorical", "latents", "model"),
     "objective": ("objectives",),
-    "training": ("checkpoints", "training"),
+    "training": ("checkpoints", "training", "batched"),
     "evaluation": ("traversals", "names", "onnx_graph", "evaluation"),
     "results": ("results", "runs", "films", "export", "claims"),
     "book": ("figures", "checks", "book"),

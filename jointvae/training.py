@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from jointvae import checkpoints
 from jointvae.data import Dataset, as_floats
 from jointvae.errors import JointVAEError
-from jointvae.latents import LatentSpec
+from jointvae.latents import LatentSpec, Noise
 from jointvae.model import GREY_32, ImageShape, JointVAE
-from jointvae.objectives import Capacity, Objective, SplitCapacity, reconstruction_loss
+from jointvae.objectives import Capacity, Objective, SplitCapacity, Step, reconstruction_loss
 
 LOG10 = LatentSpec(0, (10,)).max_kl_c
 LARGEST_SEED = 2**31 - 1  # torch's generator on the CPU heeds 32 bits
@@ -141,6 +142,22 @@ def epoch_order(config: Config, epoch: int, n: int) -> Tensor:
     return torch.randperm(n, generator=generator)
 
 
+def step_losses(
+    model: JointVAE, config: Config, x: Tensor, noise: torch.Generator | Noise, step: Step
+) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
+    """The loss of one step on a batch of images in [0, 1], and what it is made of, in nats per image.
+
+    Returns:
+        The loss to minimise; and, detached, the reconstruction loss and the KL of every unit of z, then of c.
+    """
+    posterior = model.encode(x)
+    logits = model.decode(posterior.sample(noise, config.tau))
+    reconstruction = reconstruction_loss(logits, x)
+    kl_z, kl_c = posterior.kl_z().mean(0), posterior.kl_c().mean(0)
+    loss = torch.stack(list(config.objective(reconstruction, kl_z, kl_c, step).values())).sum()
+    return loss, torch.cat([reconstruction.view(1), kl_z, kl_c]).detach()
+
+
 class Trainer:
     """A run in progress: the model, its optimiser, its noise, the steps done and the curves so far."""
 
@@ -161,15 +178,11 @@ class Trainer:
         Returns the reconstruction loss and the KL of every unit of z, then of c, in nats per image.
         """
         self.step += 1
-        posterior = self.model.encode(x)
-        logits = self.model.decode(posterior.sample(self.noise, self.config.tau))
-        reconstruction = reconstruction_loss(logits, x)
-        kl_z, kl_c = posterior.kl_z().mean(0), posterior.kl_c().mean(0)
-        loss = torch.stack(list(self.config.objective(reconstruction, kl_z, kl_c, self.step).values())).sum()
+        loss, losses = step_losses(self.model, self.config, x, self.noise, self.step)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return torch.cat([reconstruction.detach().view(1), kl_z.detach(), kl_c.detach()])
+        return losses
 
     def train_epoch(self, data: Dataset, hook: Hook | None = None) -> None:
         """Every image once. Appends the epoch's means to the curves, and calls the hook every few steps."""
@@ -181,22 +194,24 @@ class Trainer:
             images += len(batch)
             if len(recent) == REPORT_EVERY or i == len(batches):
                 losses = torch.stack(recent)
-                self._stop_if_not_finite(losses)
+                self.stop_if_not_finite(losses)
                 total, now = total + losses.sum(0), time.perf_counter()
                 if hook:
-                    hook(self._progress(losses.mean(0), len(batches), images / (now - since)))
+                    hook(self.progress(losses.mean(0), len(batches), images / (now - since)))
                 recent, images, since = [], 0, now
         self.epoch += 1
-        self._append((total / len(batches)).tolist())
+        self.append_means((total / len(batches)).tolist())
         self.seconds += time.perf_counter() - started
 
-    def _append(self, means: list[float]) -> None:
+    def append_means(self, means: list[float]) -> None:
+        """Add an epoch to the curves: the means of what `train_step` returned, in nats per image."""
         D = self.config.latents.z
         row = {"step": self.step, "reconstruction": means[0], "kl_z": means[1 : 1 + D], "kl_c": means[1 + D :]}
         for name, value in (row | self.config.objective.capacities(self.step)).items():
             self.curves.setdefault(name, []).append(value)
 
-    def _progress(self, means: Tensor, steps_per_epoch: int, images_per_second: float) -> Progress:
+    def progress(self, means: Tensor, steps_per_epoch: int, images_per_second: float) -> Progress:
+        """What the hook is told, from the means of what `train_step` returned since the last call."""
         reconstruction, *kl = means.tolist()
         D = self.config.latents.z
         return Progress(
@@ -210,7 +225,12 @@ class Trainer:
             images_per_second,
         )
 
-    def _stop_if_not_finite(self, losses: Tensor) -> None:
+    def stop_if_not_finite(self, losses: Float[Tensor, "steps terms"]) -> None:
+        """Look at what the last steps returned.
+
+        Raises:
+            NonFiniteLossError: with the first step and the term that are infinite or not a number.
+        """
         bad = (~losses.isfinite()).nonzero()
         if len(bad) == 0:
             return

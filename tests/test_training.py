@@ -131,10 +131,10 @@ def test_the_broken_divergence_is_named(quick):
     losses = torch.ones(3, 12)
     losses[1, 3] = float("inf")
     with pytest.raises(training.NonFiniteLossError, match="step 11: KL_z of unit 2 is inf"):
-        trainer._stop_if_not_finite(losses)
+        trainer.stop_if_not_finite(losses)
     losses[0, 11] = float("nan")
     with pytest.raises(training.NonFiniteLossError, match="step 10: KL_c is nan"):
-        trainer._stop_if_not_finite(losses)
+        trainer.stop_if_not_finite(losses)
 
 
 @pytest.mark.parametrize(

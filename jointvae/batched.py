@@ -1,0 +1,220 @@
+"""Many seeds of one config, trained as one model whose weights have an axis of seeds.
+
+A small model leaves a GPU waiting for its launches: there one step for many seeds costs little more than for one. On
+CUDA a step is besides captured once as a graph and then replayed, which makes it one launch. Every seed keeps its own
+weights, order of images and noise, so what it learns does not depend on its companions, up to rounding.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import psutil
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from jointvae.data import Dataset, as_floats
+from jointvae.errors import JointVAEError
+from jointvae.latents import Noise, draw_noise
+from jointvae.training import (
+    REPORT_EVERY,
+    Config,
+    NonFiniteLossError,
+    Progress,
+    Trainer,
+    build,
+    epoch_order,
+    step_losses,
+)
+
+PLAIN_STEPS = 3  # before a step is captured: libraries set themselves up in the first ones
+SHARE = 0.8  # of the free memory that seeds may fill
+Step = Callable[..., Tensor]
+
+
+class _Losses(nn.Module):
+    """The losses of a step as a module, so that they can be computed with weights from elsewhere."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config, self.model = config, build(config).to("meta")
+
+    def forward(self, x: Tensor, noise: Noise, step: Tensor) -> tuple[Tensor, Tensor]:
+        return step_losses(self.model, self.config, x, noise, step)
+
+
+class BatchedTrainer:
+    """Trainers of one config that differ in the seed alone, an epoch at a time.
+
+    Args:
+        trainers: all at the same epoch and on the same device.
+
+    Raises:
+        JointVAEError: if they differ in more than the seed, or stand at different epochs.
+    """
+
+    def __init__(self, trainers: Sequence[Trainer]) -> None:
+        first = trainers[0]
+        if len({(replace(t.config, seed=0), t.epoch, t.device) for t in trainers}) > 1:
+            raise JointVAEError("Only runs that differ in nothing but the seed, at the same epoch, train together.")
+        self.trainers, self.config, self.device = list(trainers), first.config, first.device
+        self.losses = _Losses(self.config)
+        parameters = [dict(t.model.named_parameters()) for t in trainers]
+        self.weights = {
+            f"model.{name}": torch.stack([own[name].detach() for own in parameters]).requires_grad_()
+            for name in parameters[0]
+        }
+        on_cuda = self.device.type == "cuda"
+        self.optimizer = torch.optim.Adam(
+            self.weights.values(), lr=self.config.learning_rate, fused=True, capturable=on_cuda
+        )
+        self._stack_moments()
+        self.step = torch.tensor(float(first.step), device=self.device)
+        self.graph: _Graph | None = None
+        self.plain_steps = 0
+
+    def _stack_moments(self) -> None:
+        alike = zip(*(t.model.parameters() for t in self.trainers), strict=True)
+        for stacked, own in zip(self.weights.values(), alike, strict=True):
+            states = [dict(t.optimizer.state.get(p, {})) for t, p in zip(self.trainers, own, strict=True)]
+            moments = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+            if moments:
+                self.optimizer.state[stacked] = moments | {"step": states[0]["step"].clone()}
+
+    def write_back(self) -> None:
+        """Give every trainer its weights and its optimiser's state, as if it had trained alone."""
+        alike = zip(*(t.model.parameters() for t in self.trainers), strict=True)
+        for stacked, own in zip(self.weights.values(), alike, strict=True):
+            moments = self.optimizer.state.get(stacked, {})
+            for i, (trainer, p) in enumerate(zip(self.trainers, own, strict=True)):
+                with torch.no_grad():
+                    p.copy_(stacked[i])
+                # The fused Adam walks parameter and moments through memory together, so both need the same strides.
+                trainer.optimizer.state[p] = {
+                    name: value.clone() if name == "step" else torch.empty_like(p).detach().copy_(value[i])
+                    for name, value in moments.items()
+                }
+
+    def train_step(
+        self, x: Float[Tensor, "seeds batch channels side side"], noise: Noise
+    ) -> Float[Tensor, "seeds terms"]:
+        """One step of every seed on a batch of its own.
+
+        Returns, for each seed, what `Trainer.train_step` returns.
+        """
+        self.step += 1
+        loss, losses = vmap(self._losses_of_one, in_dims=(0, 0, 0, None))(self.weights, x, noise, self.step)
+        self.optimizer.zero_grad()
+        loss.sum().backward()  # no seed's loss depends on another one's weights
+        self.optimizer.step()
+        return losses
+
+    def _losses_of_one(
+        self, weights: dict[str, Tensor], x: Tensor, noise: Noise, step: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        loss, losses = functional_call(self.losses, weights, (x, noise, step))
+        return loss, losses
+
+    def _noise(self, batch: int) -> Noise:
+        own = [draw_noise(self.config.latents, batch, trainer.noise) for trainer in self.trainers]
+        g = zip(*(noise.g for noise in own), strict=True)
+        return Noise(torch.stack([noise.epsilon for noise in own]), tuple(torch.stack(unit) for unit in g))
+
+    def _fast_step(self, x: Tensor, noise: Noise) -> Tensor:
+        """`train_step`, replayed from a graph where there is a GPU and the batch has its usual size."""
+        if self.device.type != "cuda" or x.shape[1] != self.config.batch_size or self.plain_steps < PLAIN_STEPS:
+            self.plain_steps += 1
+            return self.train_step(x, noise)
+        self.graph = self.graph or _Graph(self.train_step, x, noise)
+        return self.graph.replay(x, noise)
+
+    def train_epoch(
+        self, data: Dataset, hook: Callable[[Trainer, Progress], None] | None = None
+    ) -> dict[int, NonFiniteLossError]:
+        """Every image once, for every seed. Appends to each trainer's curves, and calls the hook every few steps.
+
+        Returns:
+            The errors of the seeds whose loss was not finite; the others are not touched by it.
+        """
+        config, started, failed = self.config, time.perf_counter(), dict[int, NonFiniteLossError]()
+        orders = torch.stack([epoch_order(t.config, t.epoch, len(data)) for t in self.trainers])
+        batches = orders.to(self.device).split(config.batch_size, dim=1)
+        total, recent, images, since = torch.zeros((), device=self.device), [], 0, started
+        for i, batch in enumerate(batches, start=1):
+            recent.append(self._fast_step(as_floats(data.images[batch]), self._noise(batch.shape[1])))
+            images += batch.shape[1]
+            if len(recent) == REPORT_EVERY or i == len(batches):
+                losses = torch.stack(recent, dim=1)
+                total, now = total + losses.sum(1), time.perf_counter()
+                for trainer, own in zip(self.trainers, losses, strict=True):
+                    trainer.step += len(recent)
+                    self._look_at(trainer, own, failed)
+                    if hook and trainer.config.seed not in failed:
+                        hook(trainer, trainer.progress(own.mean(0), len(batches), images / (now - since)))
+                recent, images, since = [], 0, now
+        seconds = time.perf_counter() - started
+        for trainer, means in zip(self.trainers, (total / len(batches)).tolist(), strict=True):
+            if trainer.config.seed not in failed:
+                trainer.epoch += 1
+                trainer.seconds += seconds / len(self.trainers)
+                trainer.append_means(means)
+        self.write_back()
+        return failed
+
+    def _look_at(self, trainer: Trainer, losses: Tensor, failed: dict[int, NonFiniteLossError]) -> None:
+        try:
+            trainer.stop_if_not_finite(losses)
+        except NonFiniteLossError as error:
+            failed.setdefault(trainer.config.seed, error)
+
+
+class _Graph:
+    """A training step captured as a CUDA graph. Capturing does not execute it."""
+
+    def __init__(self, step: Step, x: Tensor, noise: Noise) -> None:
+        self.x, self.noise = x.clone(), Noise(noise.epsilon.clone(), tuple(g.clone() for g in noise.g))
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.losses = step(self.x, self.noise)
+
+    def replay(self, x: Tensor, noise: Noise) -> Tensor:
+        """The step on these images and this noise."""
+        for ours, given in zip((self.x, self.noise.epsilon, *self.noise.g), (x, noise.epsilon, *noise.g), strict=True):
+            ours.copy_(given)
+        self.graph.replay()
+        return self.losses.clone()
+
+
+def bytes_per_seed(config: Config) -> int:
+    """An estimate of the memory that one more seed takes, in bytes, from one step of one seed.
+
+    Weights, gradients and two moments; and twice what the step keeps for its backward pass, for the gradients of the
+    activations and the workspaces of the convolutions come on top.
+    """
+    model, kept = build(config), dict[int, int]()
+
+    def remember(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = torch.zeros(config.batch_size, *config.image[:1], config.image.size, config.image.size)
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        step_losses(model, config, x, torch.Generator().manual_seed(0), 1)
+    weights = sum(p.nbytes for p in model.parameters())
+    return 4 * weights + 2 * sum(kept.values())
+
+
+def seeds_that_fit(config: Config, device: torch.device) -> int:
+    """How many seeds of a config the free memory of a device takes at once; at least one."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return max(1, int(SHARE * free / bytes_per_seed(config)))
+
+
+def chunks(trainers: Sequence[Trainer], size: int) -> list[list[Trainer]]:
+    """Trainers that stand at the same epoch, in groups of at most `size`."""
+    epochs = sorted({t.epoch for t in trainers}, reverse=True)
+    alike = [[t for t in trainers if t.epoch == epoch] for epoch in epochs]
+    return [group[i : i + size] for group in alike for i in range(0, len(group), size)]

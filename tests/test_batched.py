@@ -1,0 +1,292 @@
+"""Many seeds as one model: each learns what it learns alone, whatever its companions, through interruptions too."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from jointvae import batched, results, runs, training
+from jointvae.batched import BatchedTrainer
+from jointvae.errors import JointVAEError
+from jointvae.latents import LatentSpec, draw_noise
+from jointvae.model import ImageShape
+from jointvae.objectives import ELBO, AnnealedCapacity, BetaVAE, Capacity, SplitCapacity
+
+# A grouped convolution adds up in another order than a plain one. In float64, relative to the largest entry.
+ROUNDING = 1e-10
+
+
+NEAR = 0.05  # of the way that a run went, in float32
+
+
+def trainers(config, *seeds):
+    return [training.Trainer(replace(config, seed=seed)) for seed in seeds]
+
+
+def doubled(config):
+    """Trainers of two seeds in float64."""
+    pair = trainers(config, 0, 5)
+    for trainer in pair:
+        trainer.model.double()
+    return pair
+
+
+def close(ours, theirs, tolerance=ROUNDING):
+    return torch.allclose(ours, theirs, rtol=0, atol=tolerance * float(theirs.abs().max()))
+
+
+def vector(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def apart(one, other):
+    """How far two runs of one seed are apart, as a share of the way that they went.
+
+    Adam takes a whole step for the sign of a gradient that is rounding alone. So single weights differ by steps, and
+    the vector of all hardly does.
+    """
+    first, second, start = vector(one.model), vector(other.model), vector(training.build(one.config))
+    return float((first - second).norm() / (second - start).norm())
+
+
+def gradients(batch):
+    """For each seed, the gradients that the last step left, one vector."""
+    stacked = [p.grad.flatten(1) for p in batch.weights.values()]
+    return torch.cat(stacked, dim=1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"objective": ELBO()},
+        {"objective": BetaVAE(4.0)},
+        {"objective": AnnealedCapacity(30.0, Capacity(0.0, 7.0, 100))},
+        {"objective": SplitCapacity(100.0, C_c=Capacity(0.0, 10.0, 3, ceiling=1.0))},
+        {"latents": LatentSpec(0, (10, 3))},
+        {"latents": LatentSpec(5, ())},
+        {"image": ImageShape(3, 64)},
+    ],
+    ids=str,
+)
+def test_losses_and_gradients_are_those_of_single_runs(quick, changes, generator):
+    config = replace(quick, **changes)
+    alone, together = doubled(config), doubled(config)
+    batch = BatchedTrainer(together)
+    shape = 2, 8, config.image.channels, config.image.size, config.image.size
+    x = torch.rand(shape, generator=generator, dtype=torch.float64)
+    noise = batch._noise(8)
+    losses = batch.train_step(x, noise)
+    for i, trainer in enumerate(alone):
+        expected = trainer.train_step(x[i])  # draws the same noise, from its own generator
+        assert close(losses[i], expected)
+        own = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+        assert close(gradients(batch)[i], own)
+
+
+def test_steps_are_those_of_single_runs(quick, generator):
+    alone, together = doubled(quick), doubled(quick)
+    batch = BatchedTrainer(together)
+    for _ in range(5):
+        x = torch.rand(2, 8, 1, 32, 32, generator=generator, dtype=torch.float64)
+        batch.train_step(x, batch._noise(8))
+        for i, trainer in enumerate(alone):
+            trainer.train_step(x[i])
+    batch.write_back()
+    for one, other in zip(alone, together, strict=True):
+        assert close(vector(other.model), vector(one.model))
+
+
+def test_an_epoch_leaves_the_weights_moments_curves_and_noise_of_single_runs(quick, digits):
+    alone, together = trainers(quick, 3, 4), trainers(quick, 3, 4)
+    batch = BatchedTrainer(together)
+    for _ in range(2):
+        batch.train_epoch(digits)
+    for one, other in zip(alone, together, strict=True):
+        for _ in range(2):
+            one.train_epoch(digits)
+        assert (other.step, other.epoch) == (one.step, one.epoch) == (6, 2)
+        assert other.curves["reconstruction"] == pytest.approx(one.curves["reconstruction"], rel=1e-5)
+        assert other.curves["C_z"] == one.curves["C_z"]
+        assert torch.equal(other.noise.get_state(), one.noise.get_state())
+        assert apart(one, other) < NEAR
+        for p, q in zip(other.model.parameters(), one.model.parameters(), strict=True):
+            assert close(other.optimizer.state[p]["exp_avg"], one.optimizer.state[q]["exp_avg"], 1e-2)
+            assert other.optimizer.state[p]["step"] == one.optimizer.state[q]["step"] == 6
+
+
+def test_companions_make_no_difference(quick, digits):
+    few, many = trainers(quick, 1, 2), trainers(quick, 7, 2, 9, 1)
+    BatchedTrainer(few).train_epoch(digits)
+    BatchedTrainer(many).train_epoch(digits)
+    assert apart(few[0], many[3]) < NEAR
+    assert apart(few[1], many[1]) < NEAR
+    assert apart(few[0], replaced_seed(few[0], many[1])) > 0.1
+
+
+def replaced_seed(run, other):
+    """Another seed's weights under this run's seed, for a comparison that must fail."""
+    swapped = training.Trainer(run.config)
+    swapped.model.load_state_dict(other.model.state_dict())
+    return swapped
+
+
+def test_stopped_and_continued_is_the_same_bit_for_bit(quick, digits, tmp_path):
+    whole, parts = trainers(quick, 0, 1), trainers(quick, 0, 1)
+    batch = BatchedTrainer(whole)
+    for _ in range(3):
+        batch.train_epoch(digits)
+    BatchedTrainer(parts).train_epoch(digits)
+    for trainer in parts:
+        trainer.save(tmp_path / str(trainer.config.seed))
+    again = trainers(quick, 0, 1)
+    for trainer in again:
+        trainer.resume(tmp_path / str(trainer.config.seed))
+    batch = BatchedTrainer(again)
+    for _ in range(2):
+        batch.train_epoch(digits)
+    for one, other in zip(whole, again, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True))
+        assert one.curves == other.curves
+
+
+def test_a_run_that_breaks_leaves_the_others_alone(quick, digits):
+    sound, pair = trainers(quick, 1), trainers(quick, 0, 1)
+    with torch.no_grad():
+        pair[0].model.decoder[0].bias.fill_(float("nan"))
+    heard = []
+    failed = BatchedTrainer(pair).train_epoch(digits, lambda trainer, news: heard.append(trainer.config.seed))
+    assert set(failed) == {0}
+    assert "step 1: the reconstruction is nan" in str(failed[0])
+    assert set(heard) == {1}
+    sound[0].train_epoch(digits)
+    assert apart(pair[1], sound[0]) < NEAR
+
+
+@pytest.mark.parametrize("change", [{"tau": 0.5}, {"learning_rate": 1e-4}])
+def test_only_seeds_may_differ(quick, change):
+    with pytest.raises(JointVAEError, match="nothing but the seed"):
+        BatchedTrainer([training.Trainer(quick), training.Trainer(replace(quick, seed=1, **change))])
+
+
+def test_runs_at_different_epochs_are_trained_apart(quick, digits):
+    first, second, third = trainers(quick, 0, 1, 2)
+    second.train_epoch(digits)
+    with pytest.raises(JointVAEError, match="same epoch"):
+        BatchedTrainer([first, second])
+    assert batched.chunks([first, second, third], 8) == [[second], [first, third]]
+
+
+def test_more_seeds_than_fit_are_cut_into_chunks(quick):
+    assert [len(group) for group in batched.chunks(trainers(quick, *range(5)), 2)] == [2, 2, 1]
+
+
+def test_the_estimate_of_memory_grows_with_what_a_step_keeps(quick):
+    base = batched.bytes_per_seed(quick)
+    weights = sum(p.nbytes for p in training.build(quick).parameters())
+    assert base > 4 * weights
+    doubled = batched.bytes_per_seed(replace(quick, batch_size=2 * quick.batch_size))
+    assert (doubled - 4 * weights) / (base - 4 * weights) == pytest.approx(2, rel=0.2)
+
+
+def test_at_least_one_seed_fits_and_more_with_more_memory(quick, monkeypatch):
+    class Memory:
+        available = 0
+
+    monkeypatch.setattr(batched.psutil, "virtual_memory", lambda: Memory)
+    cpu = torch.device("cpu")
+    assert batched.seeds_that_fit(quick, cpu) == 1
+    Memory.available = int(10.5 * batched.bytes_per_seed(quick) / batched.SHARE)
+    assert batched.seeds_that_fit(quick, cpu) == 10
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the captured step was not compared")
+def test_the_captured_step_is_the_plain_one(quick, digits):
+    """On a GPU alone: after the first steps they are replayed from a graph."""
+    on_gpu = digits.to(torch.device("cuda"))
+    config = replace(quick, batch_size=16, epochs=1)
+    plain, captured = ([training.Trainer(replace(config, seed=s), "cuda") for s in (0, 1)] for _ in range(2))
+    batch = BatchedTrainer(captured)
+    batch.train_epoch(on_gpu)
+    assert batch.graph is not None
+    for one, other in zip(plain, captured, strict=True):
+        one.train_epoch(on_gpu)
+        assert apart(other, one) < NEAR
+
+
+def test_noise_for_all_seeds_is_the_noise_of_each(quick):
+    pair = trainers(quick, 0, 1)
+    stacked = BatchedTrainer(pair)._noise(4)
+    for i, trainer in enumerate(trainers(quick, 0, 1)):
+        own = draw_noise(quick.latents, 4, trainer.noise)
+        assert torch.equal(stacked.epsilon[i], own.epsilon)
+        assert torch.equal(stacked.g[0][i], own.g[0])
+
+
+@pytest.fixture
+def short():
+    """Two epochs of the digits recipe in large batches, for runs from start to record."""
+    return replace(training.recipe("digits"), epochs=2, batch_size=256)
+
+
+def test_a_sweep_together_gives_the_records_of_a_sweep_of_single_runs(short, tmp_path):
+    said = []
+    configs = runs.seeds(short, 0, 2)
+    swept = runs.sweep_together(configs, tmp_path / "together", "cpu", lambda name, news: said.append((name, news)))
+    assert [record.config for record in swept] == configs
+    for record in swept:
+        alone = runs.run(record.config, tmp_path / "alone", "cpu")
+        assert record.curves["reconstruction"] == pytest.approx(alone.curves["reconstruction"], rel=1e-4)
+        assert record.test.reconstruction == pytest.approx(alone.test.reconstruction, rel=1e-3)
+        assert record.data == alone.data
+        runs.load(record, tmp_path / "together")  # the weights are those that the record names
+    assert [name for name, news in said if news == "done"] == [config.run_name for config in configs]
+    assert not list((tmp_path / "together").glob("*.training"))
+    before = [(path, path.stat().st_mtime_ns) for path in sorted((tmp_path / "together").iterdir())]
+    assert runs.sweep_together(configs, tmp_path / "together", "cpu", lambda *_: None) == swept
+    assert before == [(path, path.stat().st_mtime_ns) for path in sorted((tmp_path / "together").iterdir())]
+
+
+def test_it_goes_on_with_what_single_runs_left(short, tmp_path):
+    """One seed is done, one stands after an epoch, one is new: an interrupted sweep, whatever its kind."""
+    configs = runs.seeds(short, 0, 3)
+    done = runs.run(configs[0], tmp_path, "cpu")
+
+    def interrupt(news):
+        if news.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(configs[1], tmp_path, "cpu", interrupt)
+    first, second, third = runs.sweep_together(configs, tmp_path, "cpu", lambda *_: None)
+    assert first == done
+    assert len(second.provenance) == 2
+    assert len(third.provenance) == 1
+    assert second.curves["step"] == third.curves["step"]
+    alone = runs.run(configs[1], tmp_path / "alone", "cpu")
+    assert second.curves["reconstruction"] == pytest.approx(alone.curves["reconstruction"], rel=1e-4)
+
+
+def test_too_little_memory_is_said_and_costs_time_alone(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(batched, "seeds_that_fit", lambda config, device: 2)
+    said = []
+    configs = runs.seeds(replace(short, epochs=1), 0, 3)
+    swept = runs.sweep_together(configs, tmp_path, "cpu", lambda name, news: said.append(news))
+    assert len({record.checkpoint.sha256 for record in swept}) == 3
+    assert said[0] == "3 seeds need more memory than is free; training 2 at a time"
+
+
+def test_a_failed_seed_is_recorded_and_raised_after_the_others_are_done(short, tmp_path, monkeypatch):
+    build = training.build
+
+    def break_seed_1(config, device="cpu"):
+        model = build(config, device)
+        if config.seed == 1:
+            model.decoder[0].bias.data.fill_(float("nan"))
+        return model
+
+    monkeypatch.setattr(training, "build", break_seed_1)
+    with pytest.raises(training.NonFiniteLossError, match="reconstruction is nan"):
+        runs.sweep_together(runs.seeds(short, 0, 3), tmp_path, "cpu", lambda *_: None)
+    found = {record.config.seed: record.status for record in results.records(tmp_path)}
+    assert found == {0: "finished", 1: "failed", 2: "finished"}
