@@ -71,8 +71,8 @@ pdf: $(READY) ## build the book and print it into one file, SITE/jointvae.pdf; n
 notebooks: $(READY) ## write the chapters to notebooks/, to change freely
 	@$(PY) book/_tools/notebooks.py
 
-bench: $(READY) ## measure speed and memory of training against the authors' design
-	@set -e; for script in benchmarks/*.py; do $(PY) $$script; done
+bench: $(READY) ## measure speed and memory here; RECORD=1 keeps it as the book's own
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(PY) $$script $(if $(RECORD),--record); done
 
 lint: $(READY) ## check style and types
 	$(PY) -m ruff check .
@@ -124,7 +124,7 @@ lock: $(READY) ## pin the newest versions that pyproject.toml allows, with hashe
 
 # A chapter runs again when one of these changed: its text, the package, a result, a run, the tier or the seed.
 RESULTS := $(shell find results -type f 2>/dev/null) $(wildcard runs/*.json runs/DATA_FALLBACK)
-INPUTS := $(wildcard jointvae/*.py) $(RESULTS) book/_tools/execute.py
+INPUTS := $(wildcard jointvae/*.py) $(RESULTS) $(wildcard runs/benchmarks/*.json) book/_tools/execute.py
 CHAPTERS := $(wildcard book/*.md)
 EXECUTED := $(CHAPTERS:book/%.md=$(STAGE)/.done/%)
 PARTS := _config.yml CITATION.cff $(shell find book -type f -not -name '*.md' -not -name '*.pyc')

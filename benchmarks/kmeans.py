@@ -3,16 +3,13 @@
     python benchmarks/kmeans.py
 
 Fits on the training images, 28 x 28 pixels, with ten clusters and several seeds, and scores the test images.
-The result goes to results/benchmarks/kmeans.json.
 """
 
-import json
-
 import torch
+from _shared import parser, run, save
 from sklearn.cluster import MiniBatchKMeans
 
-from jointvae import data, evaluation, results
-from jointvae.files import write_atomic
+from jointvae import data, evaluation
 
 SEEDS = 8
 
@@ -32,12 +29,9 @@ def scores(name: str) -> list[float]:
 
 def main() -> None:
     """Measure, print, record."""
-    found = {name: scores(name) for name in ("mnist", "fashion")}
-    found["provenance"] = vars(results.Provenance.now())
-    path = results.RESULTS / "benchmarks" / "kmeans.json"
-    write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
-    print(f"recorded in {path}")
+    given = parser(__doc__).parse_args()
+    save("kmeans", {name: scores(name) for name in ("mnist", "fashion")}, given.record)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

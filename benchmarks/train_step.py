@@ -1,36 +1,28 @@
 """Our training loop against one of the design that the paper's code uses, side by side on the CPU.
 
-    python benchmarks/train_step.py [--rounds 5] [--steps 150]
+    python benchmarks/train_step.py [--rounds 9] [--steps 150]
 
 The baseline, written for this comparison, does what that design does: a DataLoader over PIL images that are resized and
 converted one by one, a separate linear layer for each parameter of the posterior, probabilities instead of logits, and
 the plain Adam. Both train the same architecture on the same images with batches of 64, end to end, loading included.
-Each has a process of its own, and they take turns (A B A B …), one idle while the other trains; each ratio compares
-neighbours, and the median of the ratios is reported.
-The result goes to results/benchmarks/train_step.json.
+Each has a process of its own, and they take turns (A B C A B C …), one idle while the other trains; each ratio compares
+neighbours, and the median of the ratios is reported. The third in turn are as many runs of ours side by side as there
+are cores, each with one thread: what a sweep does.
 """
 
-import argparse
-import json
-import multiprocessing
-import resource
 import statistics
-import sys
-import time
 import timeit
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 
 import torch
+from _shared import BATCH, Worker, parser, run, save
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from jointvae import data, results, training
-from jointvae.errors import JointVAEError
-from jointvae.files import write_atomic
+from jointvae import data, training
 
 FLOP_PER_MAC = 2
 PASSES = 3  # forward, and backward for inputs and for weights
@@ -77,18 +69,18 @@ class Baseline(nn.Module):
         return (reconstruction + 30 * (capacity - kl_z).abs() + 30 * (capacity - kl_c).abs()) / 1024
 
 
-def baseline_steps() -> Iterator[float]:
+def baseline_steps(device: str = "cpu") -> Iterator[float]:
     """Train the baseline for ever; yields the loss of each step, as that design records it."""
     images, labels = data.raw_images("mnist", "train"), data.load("mnist", "train").labels
     torch.manual_seed(0)
-    model = Baseline()
+    model = Baseline().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
     step = 0
     while True:
-        for x, _ in DataLoader(PILImages(images, labels), batch_size=64, shuffle=True):
+        for x, _ in DataLoader(PILImages(images, labels), batch_size=BATCH, shuffle=True):
             step += 1
             optimizer.zero_grad()
-            loss = model.loss(x, 5 * step / 25_000)
+            loss = model.loss(x.to(device), 5 * step / 25_000)
             loss.backward()
             optimizer.step()
             yield loss.item()
@@ -100,19 +92,11 @@ def our_steps() -> Iterator[float]:
     training.keep_freed_memory()
     trainer = training.Trainer(training.recipe("mnist"))
     while True:
-        batches = training.epoch_order(trainer.config, trainer.epoch, len(dataset)).split(64)
+        batches = training.epoch_order(trainer.config, trainer.epoch, len(dataset)).split(BATCH)
         for batch in batches:
             losses = trainer.train_step(data.as_floats(dataset.images[batch]))
             yield losses.sum().item()
         trainer.epoch += 1
-
-
-def seconds(steps: Iterator[float], count: int) -> float:
-    """Wall time of `count` steps."""
-    started = time.perf_counter()
-    for _ in range(count):
-        next(steps)
-    return time.perf_counter() - started
 
 
 def matmul_flops(size: int = 1024) -> float:
@@ -148,75 +132,51 @@ def flop_per_image() -> float:
     return PASSES * FLOP_PER_MAC * macs
 
 
-def resident_gib() -> float:
-    """The largest resident memory that this process has had, in GiB."""
-    unit = 1024 if sys.platform == "darwin" else 1  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit / 1024**2
-
-
-def serve(design: str, orders: Connection) -> None:
-    """In a process of its own: train as many steps as each order says, and answer with time and memory."""
-    steps = {"ours": our_steps, "baseline": baseline_steps}[design]()
-    seconds(steps, 10)  # warm-up
-    while count := orders.recv():
-        orders.send((seconds(steps, count), resident_gib()))
-
-
-def start(design: str) -> Connection:
-    """Start the process of one design; the connection takes orders."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    context.Process(target=serve, args=(design, there), daemon=True).start()
-    return here
-
-
-def time_steps(design: Connection, count: int) -> tuple[float, float]:
-    """Seconds that `count` steps took there, and its largest memory so far."""
-    design.send(count)
-    return design.recv()
-
-
 def main() -> None:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=150)
-    options = parser.parse_args()
-    data.load("mnist", "test")  # downloads what is missing, or fails with advice, before two processes need it
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--steps", type=int, default=150)
+    given = options.parse_args()
+    data.load("mnist", "test")  # downloads what is missing, or fails with advice, before several processes need it
     peak = matmul_flops()  # while nothing else runs
-    ours, baseline = start("ours"), start("baseline")
-    time_steps(ours, 1), time_steps(baseline, 1)  # returns when both have loaded their data
+    ours, baseline = Worker(our_steps), Worker(baseline_steps)
+    runs_at_once = [Worker(our_steps, threads=1) for _ in range(torch.get_num_threads())]
+    for worker in (ours, baseline, *runs_at_once):
+        worker.ready()
     rows, memory = [], 0.0
-    for round_ in range(options.rounds):
-        (a, memory), (b, _) = time_steps(ours, options.steps), time_steps(baseline, options.steps)
-        rows.append((a, b))
-        print(f"round {round_ + 1}: {64 * options.steps / a:,.0f} against {64 * options.steps / b:,.0f} images/s")
-    ours.send(0), baseline.send(0)
-    rate = statistics.median(64 * options.steps / a for a, _ in rows)
+    for round_ in range(given.rounds):
+        (a, memory), (b, _) = ours.time(given.steps), baseline.time(given.steps)
+        for worker in runs_at_once:
+            worker.start(given.steps)
+        c = max(worker.wait()[0] for worker in runs_at_once) / len(runs_at_once)
+        rows.append((a, b, c))
+        rates = [BATCH * given.steps / seconds for seconds in (a, b, c)]
+        print("round {}: {:,.0f} against {:,.0f}; side by side {:,.0f} images/s".format(round_ + 1, *rates), flush=True)
+    rate = statistics.median(BATCH * given.steps / a for a, _, _ in rows)
     found = {
-        "ratio_median": statistics.median(b / a for a, b in rows),
-        "ratios": [b / a for a, b in rows],
+        "ratio_median": statistics.median(b / a for a, b, _ in rows),
+        "ratios": [b / a for a, b, _ in rows],
+        "side_by_side": {
+            "runs": len(runs_at_once),
+            "ratio_median": statistics.median(b / c for _, b, c in rows),
+            "ratios": [b / c for _, b, c in rows],
+        },
         "mflop_per_image": flop_per_image() / 1e6,
         "gflop_per_second": {"training": rate * flop_per_image() / 1e9, "matrix_product": peak / 1e9},
         "share_of_matmul_rate": rate * flop_per_image() / peak,
         "resident_gib": memory,
-        "rounds": options.rounds,
-        "steps": options.steps,
-        "provenance": vars(results.Provenance.now()),
+        "rounds": given.rounds,
+        "steps": given.steps,
     }
-    path = results.RESULTS / "benchmarks" / "train_step.json"
-    write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
     print(
-        f"images/s, ours over the baseline: {found['ratio_median']:.2f} (median of {options.rounds} pairs)\n"
+        f"images/s over the baseline, medians of {given.rounds} rounds: one run {found['ratio_median']:.2f}, "
+        f"{len(runs_at_once)} runs side by side {found['side_by_side']['ratio_median']:.2f}\n"
         f"share of the measured float32 matrix-product rate: {found['share_of_matmul_rate']:.0%}\n"
-        f"resident memory of MNIST training: {found['resident_gib']:.2f} GiB\n"
-        f"recorded in {path}"
+        f"resident memory of MNIST training: {found['resident_gib']:.2f} GiB"
     )
+    save("train_step", found, given.record)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except JointVAEError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run(main)

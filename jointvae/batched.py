@@ -5,8 +5,9 @@ CUDA a step is besides captured once as a graph and then replayed, which makes i
 weights, order of images and noise, so what it learns does not depend on its companions, up to rounding.
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import psutil
@@ -117,7 +118,8 @@ class BatchedTrainer:
         loss, losses = functional_call(self.losses, weights, (x, noise, step))
         return loss, losses
 
-    def _noise(self, batch: int) -> Noise:
+    def draw_noise(self, batch: int) -> Noise:
+        """Noise for a batch of every seed, each from its own generator; stacked along a first axis of seeds."""
         own = [draw_noise(self.config.latents, batch, trainer.noise) for trainer in self.trainers]
         g = zip(*(noise.g for noise in own), strict=True)
         return Noise(torch.stack([noise.epsilon for noise in own]), tuple(torch.stack(unit) for unit in g))
@@ -130,6 +132,12 @@ class BatchedTrainer:
         self.graph = self.graph or _Graph(self.train_step, x, noise)
         return self.graph.replay(x, noise)
 
+    def epoch_steps(self, data: Dataset) -> Iterator[Float[Tensor, "seeds terms"]]:
+        """The steps of one epoch, every image once for every seed; yields what `train_step` returns."""
+        orders = torch.stack([epoch_order(t.config, t.epoch, len(data)) for t in self.trainers])
+        for batch in orders.to(self.device).split(self.config.batch_size, dim=1):
+            yield self._fast_step(as_floats(data.images[batch]), self.draw_noise(batch.shape[1]))
+
     def train_epoch(
         self, data: Dataset, hook: Callable[[Trainer, Progress], None] | None = None
     ) -> dict[int, NonFiniteLossError]:
@@ -138,24 +146,23 @@ class BatchedTrainer:
         Returns:
             The errors of the seeds whose loss was not finite; the others are not touched by it.
         """
-        config, started, failed = self.config, time.perf_counter(), dict[int, NonFiniteLossError]()
-        orders = torch.stack([epoch_order(t.config, t.epoch, len(data)) for t in self.trainers])
-        batches = orders.to(self.device).split(config.batch_size, dim=1)
-        total, recent, images, since = torch.zeros((), device=self.device), [], 0, started
-        for i, batch in enumerate(batches, start=1):
-            recent.append(self._fast_step(as_floats(data.images[batch]), self._noise(batch.shape[1])))
-            images += batch.shape[1]
-            if len(recent) == REPORT_EVERY or i == len(batches):
-                losses = torch.stack(recent, dim=1)
-                total, now = total + losses.sum(1), time.perf_counter()
-                for trainer, own in zip(self.trainers, losses, strict=True):
+        started, failed = time.perf_counter(), dict[int, NonFiniteLossError]()
+        steps = math.ceil(len(data) / self.config.batch_size)
+        total, recent, since = torch.zeros((), device=self.device), [], started
+        for i, losses in enumerate(self.epoch_steps(data), start=1):
+            recent.append(losses)
+            if len(recent) == REPORT_EVERY or i == steps:
+                latest = torch.stack(recent, dim=1)
+                total, now = total + latest.sum(1), time.perf_counter()
+                rate = len(recent) * self.config.batch_size / (now - since)
+                for trainer, own in zip(self.trainers, latest, strict=True):
                     trainer.step += len(recent)
                     self._look_at(trainer, own, failed)
                     if hook and trainer.config.seed not in failed:
-                        hook(trainer, trainer.progress(own.mean(0), len(batches), images / (now - since)))
-                recent, images, since = [], 0, now
+                        hook(trainer, trainer.progress(own.mean(0), steps, rate))
+                recent, since = [], now
         seconds = time.perf_counter() - started
-        for trainer, means in zip(self.trainers, (total / len(batches)).tolist(), strict=True):
+        for trainer, means in zip(self.trainers, (total / steps).tolist(), strict=True):
             if trainer.config.seed not in failed:
                 trainer.epoch += 1
                 trainer.seconds += seconds / len(self.trainers)

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from jointvae import claims, data, results, runs, training
 from jointvae.claims import Judgement
 from jointvae.errors import JointVAEError
-from jointvae.evaluation import Evaluation
+from jointvae.evaluation import ACTIVE, Evaluation
 from jointvae.files import write_atomic
 from jointvae.results import RESULTS, Record
 
@@ -215,6 +216,30 @@ def provenance_table(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
+def opening_text(record: Record) -> str:
+    """When the latents of a run opened, from its curves: a sentence or two."""
+    totals = {name: [sum(row) for row in record.curves[f"kl_{name}"]] for name in "zc"}
+    halves = {name: record.curves[f"C_{name}"][-1] / 2 for name in "zc"}
+    moved = {name: _when(_first_epoch(totals[name], ACTIVE)) for name in "zc"}
+    half = {name: _when(_first_epoch(totals[name], halves[name])) for name in "zc"}
+    by_unit = enumerate(zip(*record.curves["kl_z"], strict=True), start=1)
+    opened = sorted((epoch, unit) for unit, kl in by_unit if (epoch := _first_epoch(kl, ACTIVE)))
+    order = ", ".join(f"$z_{{{unit}}}$ {_when(epoch)}" for epoch, unit in opened)
+    return (
+        f"$\\mathrm{{KL}}_c$ first reaches {ACTIVE} nats {moved['c']}, $\\mathrm{{KL}}_z$ {moved['z']}; "
+        f"half of its last capacity $\\mathrm{{KL}}_c$ reaches {half['c']}, $\\mathrm{{KL}}_z$ {half['z']}. "
+        f"Of the {record.config.latents.z} units of $z$, {len(opened)} ever carry {ACTIVE} nats: {order}."
+    )
+
+
+def _first_epoch(values: Iterable[float], level: float) -> int | None:
+    return next((epoch for epoch, value in enumerate(values, start=1) if value >= level), None)
+
+
+def _when(epoch: int | None) -> str:
+    return f"in epoch {epoch}" if epoch else "never"
+
+
 def benchmark(name: str) -> dict[str, Any]:
     """What `make bench` recorded under this name.
 
@@ -226,6 +251,12 @@ def benchmark(name: str) -> dict[str, Any]:
         raise JointVAEError(f"There is no {path}: run `make bench`.")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def your_benchmark(name: str) -> dict[str, Any] | None:
+    """What the reader's own `make bench` measured under this name, if it ran."""
+    path = RUNS / "benchmarks" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def benchmark_table() -> str:

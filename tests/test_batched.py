@@ -75,7 +75,7 @@ def test_losses_and_gradients_are_those_of_single_runs(quick, changes, generator
     batch = BatchedTrainer(together)
     shape = 2, 8, config.image.channels, config.image.size, config.image.size
     x = torch.rand(shape, generator=generator, dtype=torch.float64)
-    noise = batch._noise(8)
+    noise = batch.draw_noise(8)
     losses = batch.train_step(x, noise)
     for i, trainer in enumerate(alone):
         expected = trainer.train_step(x[i])  # draws the same noise, from its own generator
@@ -89,7 +89,7 @@ def test_steps_are_those_of_single_runs(quick, generator):
     batch = BatchedTrainer(together)
     for _ in range(5):
         x = torch.rand(2, 8, 1, 32, 32, generator=generator, dtype=torch.float64)
-        batch.train_step(x, batch._noise(8))
+        batch.train_step(x, batch.draw_noise(8))
         for i, trainer in enumerate(alone):
             trainer.train_step(x[i])
     batch.write_back()
@@ -216,7 +216,7 @@ def test_the_captured_step_is_the_plain_one(quick, digits):
 
 def test_noise_for_all_seeds_is_the_noise_of_each(quick):
     pair = trainers(quick, 0, 1)
-    stacked = BatchedTrainer(pair)._noise(4)
+    stacked = BatchedTrainer(pair).draw_noise(4)
     for i, trainer in enumerate(trainers(quick, 0, 1)):
         own = draw_noise(quick.latents, 4, trainer.noise)
         assert torch.equal(stacked.epsilon[i], own.epsilon)

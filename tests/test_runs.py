@@ -13,6 +13,7 @@ import pytest
 from jointvae import __main__ as cli
 from jointvae import book, data, results, runs, training
 from jointvae.errors import JointVAEError
+from jointvae.latents import LatentSpec
 
 
 @pytest.fixture
@@ -250,3 +251,19 @@ def test_in_the_smoke_tier_and_without_mnist_the_reader_trains_the_digits(monkey
     book.reader_run("mnist", "cpu", 3)
     assert [name for name, _ in trained] == ["digits-seed1", "mnist-seed2", "digits-seed3"]
     assert [folder == book.RUNS for _, folder in trained] == [False, True, False]
+
+
+def test_the_record_says_when_the_latents_opened(make_record):
+    curves = {
+        "step": [1, 2, 3],
+        "reconstruction": [200.0, 150.0, 140.0],
+        "kl_z": [[0.0, 0.0, 0.05], [0.2, 0.0, 0.06], [0.3, 0.15, 0.07]],
+        "kl_c": [[0.05], [0.4], [2.2]],
+        "C_z": [0.5, 1.0, 5.0],
+        "C_c": [0.5, 1.0, 2.0],
+    }
+    record = replace(make_record(), curves=curves, config=replace(make_record().config, latents=LatentSpec(3, (10,))))
+    text = book.opening_text(record)
+    assert text.startswith("$\\mathrm{KL}_c$ first reaches 0.1 nats in epoch 2, $\\mathrm{KL}_z$ in epoch 2; ")
+    assert "capacity $\\mathrm{KL}_c$ reaches in epoch 3, $\\mathrm{KL}_z$ never." in text
+    assert text.endswith("Of the 3 units of $z$, 2 ever carry 0.1 nats: $z_{1}$ in epoch 2, $z_{2}$ in epoch 3.")

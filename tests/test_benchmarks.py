@@ -1,0 +1,115 @@
+"""The benchmarks measure what they say: workers that count, slopes of known curves, files that keep the machine."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import _shared  # noqa: E402
+import growth  # noqa: E402
+import profile_step  # noqa: E402
+import train_step  # noqa: E402
+
+
+def naps(length):
+    while True:
+        time.sleep(length)
+        yield
+
+
+def test_a_worker_times_its_own_steps():
+    worker = _shared.Worker(naps, 0.02, warm_up=1)
+    worker.ready()
+    short, memory = worker.time(2)
+    long, _ = worker.time(20)
+    worker.end()
+    assert 0.04 <= short < long
+    assert long >= 0.4
+    assert memory > 0.01
+    assert worker.process.exitcode == 0
+
+
+def test_workers_side_by_side_take_the_time_of_one():
+    workers = [_shared.Worker(naps, 0.1, warm_up=1) for _ in range(2)]
+    for worker in workers:
+        worker.ready()
+    started = time.perf_counter()
+    for worker in workers:
+        worker.start(10)
+    taken = [worker.wait()[0] for worker in workers]
+    assert time.perf_counter() - started < 0.8 * sum(taken)
+    for worker in workers:
+        worker.end()
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0])
+def test_the_slope_of_a_power_is_its_exponent(exponent):
+    x = [1, 2, 4, 8]
+    assert growth.slope(x, [3 * v**exponent for v in x]) == pytest.approx(exponent, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [growth.BASE, growth.Point(seeds=2, batch=8), growth.Point(batch=8, side=64), growth.Point(batch=8, units=3)],
+)
+def test_every_point_of_the_curves_trains(point):
+    steps = growth.steps(point)
+    for _ in range(growth.STEPS_OF_DATA + 1):  # into the second epoch
+        assert next(steps).isfinite().all()
+
+
+def test_the_curves_start_at_the_base():
+    assert all(points[0] == growth.BASE for points in growth.CURVES.values())
+
+
+@pytest.mark.parametrize(
+    ("operator", "group"),
+    [
+        ("aten::mkldnn_convolution", "convolutions"),
+        ("aten::convolution_backward", "convolutions"),
+        ("aten::addmm", "linear layers"),
+        ("aten::_fused_adam_", "optimiser (Adam)"),
+        ("aten::exponential_", "noise"),
+        ("aten::copy_", "moving data"),
+        ("aten::something_new", "the rest"),
+    ],
+)
+def test_operators_are_put_where_they_belong(operator, group):
+    assert profile_step.group_of(operator) == group
+
+
+def test_the_arithmetic_is_that_of_the_layers():
+    """By hand: multiply-adds of the MNIST network, times two, times three passes."""
+    convolutions = 16 * (1 * 32 * 16**2 + 32 * 64 * 8**2 + 64 * 64 * 4**2)
+    transposed = 16 * (64 * 32 * 4**2 + 32 * 32 * 8**2 + 32 * 1 * 16**2)
+    linear = 1024 * 256 + 256 * 30 + 20 * 256 + 256 * 1024
+    counted = train_step.flop_per_image()
+    assert counted == pytest.approx(6 * (convolutions + transposed + linear), rel=0.1)
+
+
+def test_without_a_gpu_the_result_says_that_nothing_was_measured(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    found = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "many_seeds.py")],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "not measured" in found.stdout
+    written = json.loads((tmp_path / "runs" / "benchmarks" / "many_seeds.json").read_text())
+    assert written["measured"] is False
+    assert written["provenance"]["torch"] == torch.__version__
+
+
+def test_a_benchmark_of_the_readers_own_never_touches_the_recorded_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_shared.results, "RESULTS", tmp_path / "results")
+    assert _shared.save("x", {"a": 1}, record=False) == Path("runs/benchmarks/x.json")
+    assert not (tmp_path / "results").exists()
+    assert _shared.save("x", {"a": 2}, record=True) == tmp_path / "results" / "benchmarks" / "x.json"
+    assert json.loads(Path("runs/benchmarks/x.json").read_text())["a"] == 1
