@@ -16,6 +16,8 @@ PYTHON ?= python3
 TIER ?= auto
 SEED ?= 0
 PORT ?= 8000
+# Chapters that are executed at a time; they share the cores.
+JOBS ?= 2
 # What pip is asked for; for another pair: make test TORCH="torch==2.11.0 torchvision==0.26.0"
 TORCH ?= -r torch.txt
 # Where the executed chapters and the site go.
@@ -43,7 +45,7 @@ CHOSEN_TIER = $(if $(filter auto,$(TIER)),$$($(PY) -c 'from jointvae.book import
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo "Variables: TIER=smoke|cpu|paper (else the hardware decides), SEED=$(SEED), PYTHON=$(PYTHON), PORT=$(PORT)"
+	@echo "Variables: TIER=smoke|cpu|paper (else the hardware decides), SEED=$(SEED), JOBS=$(JOBS), PYTHON=$(PYTHON), PORT=$(PORT)"
 
 reproduce: $(READY) ## get the data, train, execute the chapters, build the book, print the claims
 	@tier=$(CHOSEN_TIER) && \
@@ -54,10 +56,11 @@ reproduce: $(READY) ## get the data, train, execute the chapters, build the book
 
 test: lint ## run everything that is tested: style, types, units, the whole book of the smoke tier, a browser
 	$(PY) -m pytest -m "not book" --cov --cov-report=
-	@$(MAKE) site TIER=smoke SEED=0 STAGE=_tested SITE=_build/test
+	@$(MAKE) -j$(JOBS) site TIER=smoke SEED=0 STAGE=_tested SITE=_build/test
 	$(PY) -m pytest -m book --cov --cov-append --cov-report=term
 
-book: site ## execute what changed and build the book
+book: $(READY) ## execute what changed and build the book
+	@$(MAKE) -j$(JOBS) site
 
 serve: book ## build the book and serve it on this machine, at PORT
 	@echo "http://127.0.0.1:$(PORT)/ (Ctrl-C stops)"
@@ -126,6 +129,7 @@ lock: $(READY) ## pin the newest versions that pyproject.toml allows, with hashe
 RESULTS := $(shell find results -type f 2>/dev/null) $(wildcard runs/*.json runs/DATA_FALLBACK)
 INPUTS := $(wildcard jointvae/*.py) $(RESULTS) $(wildcard runs/benchmarks/*.json) book/_tools/execute.py
 CHAPTERS := $(wildcard book/*.md)
+THREADS = $(or $(OMP_NUM_THREADS),$(shell $(PY) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))'))
 EXECUTED := $(CHAPTERS:book/%.md=$(STAGE)/.done/%)
 PARTS := _config.yml CITATION.cff $(shell find book -type f -not -name '*.md' -not -name '*.pyc')
 
@@ -139,7 +143,7 @@ $(STAGE)/.inputs: FORCE | $(READY)
 $(STAGE)/.done/%: book/%.md $(INPUTS) $(STAGE)/.inputs
 	@touch $@.start
 	@read tier seed rest < $(STAGE)/.inputs && echo "Executing $< ($$tier)" && \
-	$(PY) book/_tools/execute.py $< --tier $$tier --seed $$seed --output $(STAGE)/$*.ipynb
+	OMP_NUM_THREADS=$(THREADS) $(PY) book/_tools/execute.py $< --tier $$tier --seed $$seed --output $(STAGE)/$*.ipynb
 	@mv $@.start $@
 
 $(SITE)/html/index.html: $(EXECUTED) $(PARTS) $(RESULTS) $(STAGE)/.inputs | $(READY)

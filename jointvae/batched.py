@@ -120,7 +120,7 @@ class BatchedTrainer:
 
     def draw_noise(self, batch: int) -> Noise:
         """Noise for a batch of every seed, each from its own generator; stacked along a first axis of seeds."""
-        own = [draw_noise(self.config.latents, batch, trainer.noise) for trainer in self.trainers]
+        own = [draw_noise(self.config.latents, (batch,), trainer.noise) for trainer in self.trainers]
         g = zip(*(noise.g for noise in own), strict=True)
         return Noise(torch.stack([noise.epsilon for noise in own]), tuple(torch.stack(unit) for unit in g))
 

@@ -60,10 +60,10 @@ class Noise(NamedTuple):
     g: tuple[Float[Tensor, "*seeds batch _"], ...]
 
 
-def draw_noise(spec: LatentSpec, batch: int, generator: torch.Generator) -> Noise:
-    """Noise for a batch of images, on the generator's device; z first, then the units of c in order."""
-    epsilon = torch.randn((batch, spec.z), generator=generator, device=generator.device)
-    return Noise(epsilon, tuple(categorical.gumbel_noise((batch, n), generator) for n in spec.c))
+def draw_noise(spec: LatentSpec, batch: tuple[int, ...], generator: torch.Generator) -> Noise:
+    """Noise for a batch of images of that shape, on the generator's device; z first, then the units of c in order."""
+    epsilon = torch.randn((*batch, spec.z), generator=generator, device=generator.device)
+    return Noise(epsilon, tuple(categorical.gumbel_noise((*batch, n), generator) for n in spec.c))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Posterior:
             tau: the temperature, above 0.
         """
         if isinstance(noise, torch.Generator):
-            noise = draw_noise(self.spec, len(self.mu), noise)
+            noise = draw_noise(self.spec, tuple(self.mu.shape[:-1]), noise)
         z = self.mu + (0.5 * self.logvar).exp() * noise.epsilon
         c = [categorical.gumbel_softmax(logits, g, tau) for logits, g in zip(self.logits, noise.g, strict=True)]
         return torch.cat([z, *c], dim=-1)

@@ -31,7 +31,8 @@ def _require(holds: bool, message: str) -> None:
         raise JointVAEError(message)
 
 
-def _at_most(limit: float, value: Any) -> Any:
+def minimum(value: Any, limit: float) -> Any:
+    """The smaller of the two; for a tensor without looking at its value, so that the step can be captured on a GPU."""
     return value.clamp(max=limit) if isinstance(value, Tensor) else min(value, limit)
 
 
@@ -57,8 +58,8 @@ class Capacity:
 
         A tensor gives a tensor.
         """
-        value = self.start + (self.end - self.start) * _at_most(1.0, step / self.steps)
-        return value if self.ceiling is None else _at_most(self.ceiling, value)
+        value = self.start + (self.end - self.start) * minimum(step / self.steps, 1.0)
+        return value if self.ceiling is None else minimum(value, self.ceiling)
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def test_noise_for_all_seeds_is_the_noise_of_each(quick):
     pair = trainers(quick, 0, 1)
     stacked = BatchedTrainer(pair).draw_noise(4)
     for i, trainer in enumerate(trainers(quick, 0, 1)):
-        own = draw_noise(quick.latents, 4, trainer.noise)
+        own = draw_noise(quick.latents, (4,), trainer.noise)
         assert torch.equal(stacked.epsilon[i], own.epsilon)
         assert torch.equal(stacked.g[0][i], own.g[0])
 
