@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; --help need not wait for it
 
 PROGRAM = "jointvae" if Path(sys.argv[0]).stem == "jointvae" else "python -m jointvae"
 LAYOUT = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
+ENGINES = ("local", "ray")
 EXAMPLES = f"""\
 examples:
   {PROGRAM} train mnist --seed 3      one run of the paper's recipe
@@ -61,12 +62,19 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "sweep mnist --seeds 8 --jobs 2",
         "sweep mnist --seeds 32 --together",
         "sweep digits --gamma 20 --first-seed 10",
+        "sweep mnist --seeds 1000 --engine ray --out /shared/runs",
     )
     _recipe_options(sweep)
     sweep.add_argument("--first-seed", type=int, default=0, help="the others follow it (default 0)")
     sweep.add_argument("--seeds", type=int, default=8, help="how many (default 8)")
-    sweep.add_argument("--jobs", type=int, default=2, help="runs at a time, each in a process (default 2)")
+    sweep.add_argument("--jobs", type=int, help="runs at a time (default 2; with ray, as many as find room)")
     sweep.add_argument("--together", action="store_true", help="all seeds as one batched model, meant for a GPU")
+    sweep.add_argument(
+        "--engine", metavar="NAME", default="local", help="local (default), or ray for a cluster; then --out may be a URL"
+    )
+    sweep.add_argument(
+        "--gpus-per-run", type=float, metavar="N", default=0.0, help="with ray: 1, or a share of one (default 0)"
+    )
 
     film = _command(
         commands,
@@ -152,7 +160,7 @@ def _command(
 
 def _recipe_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", help="mnist, fashion or digits")
-    command.add_argument("--out", type=Path, default=Path("runs"), help="folder of the records (default runs/)")
+    command.add_argument("--out", default="runs", help="folder of the records (default runs/)")
     command.add_argument("--device", default="auto", help="cpu, cuda, … (default: the GPU where there is one)")
     change = command.add_argument_group("changes to the recipe (the run gets a name of its own)")
     change.add_argument("--dataset", help="mnist, fashion or digits")
@@ -232,26 +240,39 @@ def _train(options: argparse.Namespace) -> None:
     from jointvae import runs
     from jointvae.terminal import Display, runs_table
 
+    folder = Path(options.out)
     with Display() as display:
-        record = runs.run(
-            config, options.out, options.device, lambda news: display.say(config.run_name, news), options.film
-        )
+        record = runs.run(config, folder, options.device, lambda news: display.say(config.run_name, news), options.film)
     display.console.print(runs_table([record]))
-    display.console.print(f"Recorded in {options.out / record.name}.json.", highlight=False, soft_wrap=True)
+    display.console.print(f"Recorded in {folder / record.name}.json.", highlight=False, soft_wrap=True)
 
 
 def _sweep(options: argparse.Namespace) -> None:
     from jointvae import runs
     from jointvae.terminal import Display, runs_table
 
-    if options.seeds < 1 or options.jobs < 1:
+    if options.seeds < 1 or (options.jobs is not None and options.jobs < 1):
         raise JointVAEError("--seeds and --jobs must be 1 or more.")
+    if options.engine not in ENGINES:
+        raise JointVAEError(f"There is no engine '{options.engine}'; choose one of {', '.join(ENGINES)}.")
+    if options.engine == "ray" and options.together:
+        raise JointVAEError("--together trains in one process, --engine ray on many machines: choose one.")
+    if not 0 <= options.gpus_per_run < float("inf"):
+        raise JointVAEError("--gpus-per-run must be 0 or more.")
+    if options.engine == "local" and (options.gpus_per_run or "://" in options.out):
+        raise JointVAEError("--gpus-per-run and a URL as --out are for a cluster: add --engine ray.")
     configs = runs.seeds(configure(options), options.first_seed, options.seeds)
     with Display() as display:
-        if options.together:
-            records = runs.sweep_together(configs, options.out, options.device, display.say)
+        if options.engine == "ray":
+            from jointvae import cluster
+
+            records = cluster.sweep(
+                configs, options.out, options.device, options.jobs, display.say, options.gpus_per_run
+            )
+        elif options.together:
+            records = runs.sweep_together(configs, Path(options.out), options.device, display.say)
         else:
-            records = runs.sweep(configs, options.out, options.device, options.jobs, display.say)
+            records = runs.sweep(configs, Path(options.out), options.device, options.jobs or 2, display.say)
     display.console.print(runs_table(records))
 
 
@@ -356,6 +377,7 @@ def _completion(options: argparse.Namespace) -> None:
         "tier": (*book.TIERS, "auto"),
         "device": ("auto", "cpu", "cuda"),
         "shell": shells,
+        "engine": ENGINES,
     }
     top = parser("jointvae")
     commands = next(action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction))
@@ -363,7 +385,7 @@ def _completion(options: argparse.Namespace) -> None:
         for action in command._actions:
             # Only for the script: at run time a word is refused by the package, in a sentence of its own.
             action.choices = words.get(action.dest)
-            if action.type is Path:
+            if action.type is Path or action.dest == "out":
                 action.complete = shtab.FILE
     print(shtab.complete(top, options.shell))
 
