@@ -9,7 +9,7 @@
 #   exported   models for the browser and as ONNX (python -m jointvae export writes it)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test env book site serve pdf notebooks bench lock lint format clean distclean FORCE
+.PHONY: help reproduce test test-cluster env book site serve pdf notebooks bench lock lint format clean distclean FORCE
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -44,7 +44,7 @@ READY := $(VENV)/.ready
 CHOSEN_TIER = $(if $(filter auto,$(TIER)),$$($(PY) -c 'from jointvae.book import choose_tier; print(choose_tier("auto"))'),$(TIER))
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo "Variables: TIER=smoke|cpu|paper (else the hardware decides), SEED=$(SEED), JOBS=$(JOBS), PYTHON=$(PYTHON), PORT=$(PORT)"
 
 reproduce: $(READY) ## get the data, train, execute the chapters, build the book, print the claims
@@ -58,6 +58,9 @@ test: lint ## run everything that is tested: style, types, units, the whole book
 	$(PY) -m pytest -m "not book" --cov --cov-report=
 	@$(MAKE) -j$(JOBS) site TIER=smoke SEED=0 STAGE=_tested SITE=_build/test
 	$(PY) -m pytest -m book --cov --cov-append --cov-report=term
+
+test-cluster: $(VENV)/.cluster ## install Ray and test sweeps on clusters of this machine
+	$(PY) -m pytest -m cluster
 
 book: $(READY) ## execute what changed and build the book
 	@$(MAKE) -j$(JOBS) site
@@ -118,10 +121,20 @@ $(READY): pyproject.toml requirements.lock torch.txt $(VENV)/.torch | $(PY)
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
+# Ray, for `sweep --engine ray`: an extra, on top.
+$(VENV)/.cluster: requirements-cluster.lock $(READY)
+	@$(PIP) install --no-deps --require-hashes -r requirements-cluster.lock
+	@$(PIP) check
+	@touch $@
+
+EXTRA_CLUSTER = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["cluster"])
+LOCK = $(PY) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --quiet
+
 lock: $(READY) ## pin the newest versions that pyproject.toml allows, with hashes, for all Pythons
 	@printf '%s ; python_version < "3"\n' torch torchvision > $(VENV)/outside-the-lock.txt
-	$(PY) -m uv pip compile pyproject.toml --extra book --extra dev --overrides $(VENV)/outside-the-lock.txt \
-	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --quiet -o requirements.lock
+	$(LOCK) pyproject.toml --extra book --extra dev --overrides $(VENV)/outside-the-lock.txt -o requirements.lock
+	@$(PY) -c '$(EXTRA_CLUSTER)' > $(VENV)/cluster.txt
+	$(LOCK) $(VENV)/cluster.txt --constraints requirements.lock -o requirements-cluster.lock
 
 # --- The book ----------------------------------------------------------------------------------------------------------
 

@@ -70,7 +70,10 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     sweep.add_argument("--jobs", type=int, help="runs at a time (default 2; with ray, as many as find room)")
     sweep.add_argument("--together", action="store_true", help="all seeds as one batched model, meant for a GPU")
     sweep.add_argument(
-        "--engine", metavar="NAME", default="local", help="local (default), or ray for a cluster; then --out may be a URL"
+        "--engine",
+        metavar="NAME",
+        default="local",
+        help="local (default), or ray: a cluster; --out may be a URL then",
     )
     sweep.add_argument(
         "--gpus-per-run", type=float, metavar="N", default=0.0, help="with ray: 1, or a share of one (default 0)"

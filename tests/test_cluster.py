@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import yaml
 
 from jointvae import __main__ as cli
 from jointvae import cluster, data, results, runs, training
 from jointvae.errors import JointVAEError
 
-PATIENCE = 120  # seconds, on a machine that is busy with something else
+PATIENCE = 300  # seconds, on a machine that is busy with something else
 
 
 @pytest.fixture
@@ -130,6 +132,28 @@ def test_at_a_url_a_failed_run_leaves_its_record(tiny, bucket):
     assert b'"failed"' in storage.cat_file(path)
 
 
+# --- The page ---------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "book" / "cluster.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_page_are_ones_that_there_are():
+    commands = re.findall(r"python -m jointvae ([^`\n]+)", PAGE)
+    assert len(commands) > 5
+    for command in commands:
+        assert cli.parser().parse_args(re.sub(r"\$\(\(.*?\)\)|\$\w+", "1", command).split()).recipe == "mnist"
+
+
+def test_the_scripts_of_the_page_can_be_read(tmp_path):
+    scripts = re.findall(r"^```bash\n(#!.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    assert len(scripts) == 2
+    for script in scripts:
+        assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
+    (job,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    spec = yaml.safe_load(job.replace("{{", "{").replace("}}", "}"))["spec"]
+    assert spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+
+
 # --- With Ray ---------------------------------------------------------------------------------------------------------
 
 try:
@@ -144,14 +168,15 @@ needs_ray = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def head():
-    """A cluster whose first node has one core; it is told of a dead node within two seconds."""
-    impatient = {"health_check_period_ms": 500, "health_check_timeout_ms": 500, "health_check_failure_threshold": 3}
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "_system_config": impatient},
-    )
-    yield cluster
-    cluster.shutdown()
+    """A cluster whose first node has one core."""
+    patience = {"raylet_start_wait_time_s": PATIENCE, "worker_register_timeout_seconds": PATIENCE}
+    one_core = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "_system_config": patience}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in patience.items():
+            monkeypatch.setenv(f"RAY_{name}", str(value))
+        cluster = Cluster(initialize_head=True, head_node_args=one_core)
+        yield cluster
+        cluster.shutdown()
 
 
 @pytest.fixture
@@ -159,7 +184,7 @@ def two_nodes(head, monkeypatch):
     """That cluster with a second node of one core; sweeps find it."""
     if len(head.list_all_nodes()) < 2:
         head.add_node(num_cpus=1, num_gpus=0)
-        head.wait_for_nodes()
+        head.wait_for_nodes(PATIENCE)
     monkeypatch.setenv("RAY_ADDRESS", head.address)
     return head
 

@@ -86,6 +86,18 @@ def test_the_lock_leaves_torch_and_its_drivers_out(pins):
     assert not {name for name in names if name in OUTSIDE_THE_LOCK or name.startswith(("nvidia", "triton", "cuda"))}
 
 
+def test_the_lock_of_the_cluster_has_ray_and_agrees_with_the_other(project, pins):
+    text = (ROOT / "requirements-cluster.lock").read_text()
+    extra = [Requirement(block.partition("\\")[0].strip()) for block in re.split(r"\n(?=\S)", text)]
+    (ray,) = map(Requirement, project["optional-dependencies"]["cluster"])
+    assert [pin.name for pin in extra if ray.specifier.contains(str(pin.specifier)[2:]) and pin.name == ray.name]
+    assert all("--hash=sha256:" in block for block in re.split(r"\n(?=\S)", text))
+    versions: dict[str, set[str]] = {}
+    for pin in pins:
+        versions.setdefault(pin.name, set()).add(str(pin.specifier))
+    assert [pin.name for pin in extra if str(pin.specifier) not in versions.get(pin.name, {str(pin.specifier)})] == []
+
+
 def test_the_tried_pair_of_torch_is_within_the_ranges(requirements):
     tried = {r.name: r for r in map(Requirement, (ROOT / "torch.txt").read_text().split())}
     assert tried.keys() == OUTSIDE_THE_LOCK
