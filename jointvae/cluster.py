@@ -45,6 +45,7 @@ def sweep(
     """
     ray = _ray()
     storage, folder = _open(out)
+    place = folder if isinstance(storage, LocalFileSystem) else out  # a relative path means another folder elsewhere
     if device == "auto":
         device = "cuda" if gpus else "cpu"  # a node may have a GPU that this run has no share of
     waiting = deque(configs)
@@ -63,7 +64,7 @@ def sweep(
         while waiting or running:
             while waiting and len(running) < (jobs or SUBMITTED):
                 config = waiting.popleft()
-                reference = task.remote(config, images[config.dataset, config.image], out, device, board)
+                reference = task.remote(config, images[config.dataset, config.image], place, device, board)
                 running[reference] = config.run_name
             ready, _ = ray.wait(list(running), timeout=REPORT_EVERY)
             for name, progress in ray.get(board.take.remote()).items():

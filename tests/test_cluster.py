@@ -169,14 +169,13 @@ needs_ray = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def head():
     """A cluster whose first node has one core."""
-    patience = {"raylet_start_wait_time_s": PATIENCE, "worker_register_timeout_seconds": PATIENCE}
-    one_core = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "_system_config": patience}
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        for name, value in patience.items():
-            monkeypatch.setenv(f"RAY_{name}", str(value))
-        cluster = Cluster(initialize_head=True, head_node_args=one_core)
-        yield cluster
-        cluster.shutdown()
+    patient = {"worker_register_timeout_seconds": PATIENCE}
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "_system_config": patient},
+    )
+    yield cluster
+    cluster.shutdown()
 
 
 @pytest.fixture
@@ -192,12 +191,11 @@ def two_nodes(head, monkeypatch):
 @pytest.mark.cluster
 @needs_ray
 class TestCluster:
-    def test_the_records_are_those_of_the_local_engine_seed_by_seed(self, two_nodes, tmp_path):
+    def test_the_records_are_those_of_the_local_engine_seed_by_seed(self, two_nodes, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)  # where no node was started
         configs = runs.seeds(replace(training.recipe("digits"), epochs=1), 3, 2)
         said = []
-        swept = cluster.sweep(
-            configs, str(tmp_path / "ray"), "auto", None, lambda name, news: said.append((name, news))
-        )
+        swept = cluster.sweep(configs, "ray", "auto", None, lambda name, news: said.append((name, news)))
         local = runs.sweep(configs, tmp_path / "local", "cpu", 2, ignore)
         assert [record.config.seed for record in swept] == [3, 4]
         assert list(map(of_the_training, swept)) == list(map(of_the_training, local))
