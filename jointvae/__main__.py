@@ -245,7 +245,8 @@ def _train(options: argparse.Namespace) -> None:
 
     folder = Path(options.out)
     with Display() as display:
-        record = runs.run(config, folder, options.device, lambda news: display.say(config.run_name, news), options.film)
+        say = partial(display.say, config.run_name)
+        record = runs.run(config, folder, options.device, say, options.film, wait=False)
     display.console.print(runs_table([record]))
     display.console.print(f"Recorded in {folder / record.name}.json.", highlight=False, soft_wrap=True)
 

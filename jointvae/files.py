@@ -1,28 +1,83 @@
-"""Files that are either whole or absent: atomic writes and checksums."""
+"""Files that are either whole or absent: atomic writes, checksums, and a lock that a killed process does not keep."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from jointvae.errors import JointVAEError
+
+PART = ".part"  # how the name of a file ends that is still being written
+
+
+class BusyError(JointVAEError):
+    """Another process holds the lock."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that a reader (or a crash) never sees half of it.
 
     The bytes go to a temporary file in the same folder, reach the disk, and only then take the name.
+
+    Raises:
+        JointVAEError: if that can't be done; then what was there before is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with _named_on_failure(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _named_on_failure(path: Path) -> Iterator[None]:
+    """The system's own word on a failed write need not name a file, and may name a temporary one."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise JointVAEError(
+            f"{path} can't be written ({error.strerror or error}): make room, allow writing or choose another folder; "
+            "all that stood before still stands."
+        ) from error
+
+
+def remove_parts(folder: Path, pattern: str = "*") -> None:
+    """Remove what `write_atomic` left of files named like `pattern` when its process was killed.
+
+    Nobody may be writing such a file meanwhile.
+    """
+    for part in folder.glob(f".{pattern}{PART}"):
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path, wait: bool, refusal: str) -> Iterator[None]:
+    """Hold the lock `path`, which one process at a time can; the system frees it when that process ends, however.
+
+    Raises:
+        BusyError: with the sentence `refusal` if another process holds it and we are not to wait.
+        JointVAEError: if the file can't be written.
+    """
+    with _named_on_failure(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held = FileLock(path).acquire(blocking=wait)
+        except Timeout:
+            raise BusyError(refusal) from None
+    with held:
+        yield
 
 
 def sha256(path: Path) -> str:

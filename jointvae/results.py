@@ -147,7 +147,9 @@ def read(path: Path, kind: type = Record) -> Any:
     except FileNotFoundError:
         raise JointVAEError(f"There is no results file {path}.") from None
     except (OSError, ValueError):
-        raise JointVAEError(f"{path} is not readable JSON: restore it or run the recipe again.") from None
+        raise JointVAEError(
+            f"{path} is not readable JSON: restore it, or delete it and run the recipe again."
+        ) from None
     return parse(content, kind, path)
 
 
@@ -159,7 +161,7 @@ def parse(content: Any, kind: type, path: Path) -> Any:
     Raises:
         JointVAEError: with the path and the first field that is wrong, or the schema if it can't be read.
     """
-    remedy = "restore the file or run the recipe again"
+    remedy = "restore the file, or delete it and run the recipe again"
     if isinstance(content, dict) and "schema" in content:
         content = _migrated(content, path)
     adapter = _adapter(kind)

@@ -1,10 +1,14 @@
 """A run from start to record, and many of them side by side.
 
-`run` trains what is not trained yet, goes on with what was interrupted, and leaves three kinds of file in its folder:
-`NAME.json` (the record), `NAME.safetensors` (the weights) and, while unfinished, `NAME.training` (the state).
+`run` trains what is not trained yet, goes on with what was interrupted, and leaves these files in its folder:
+`NAME.json` (the record), `NAME.safetensors` (the weights) and, while unfinished, `NAME.training` (the state) and
+`NAME.lock` (held by the process that trains it, so that no other does the same).
 """
 
+import contextlib
+import glob
 import multiprocessing
+import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -16,10 +20,10 @@ from typing import Any, cast
 
 import torch
 
-from jointvae import batched, checkpoints, data, results, training
+from jointvae import batched, checkpoints, data, files, results, training
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import Evaluation, evaluate
-from jointvae.files import sha256
+from jointvae.files import BusyError, sha256
 from jointvae.training import Config, Hook, Trainer
 from jointvae.traversals import film_frame
 
@@ -49,61 +53,93 @@ def run(
     hook: Hook | None = None,
     film: bool = False,
     datasets: tuple[data.Dataset, data.Dataset] | None = None,
+    wait: bool = True,
 ) -> results.Record:
     """Train, evaluate and record one config, unless its record is there already.
 
     With `film`, a picture of what every latent does is kept before the training and after each epoch, in the folder
     `NAME.film`. `datasets` are a training and a test set of your own, in place of the named one (see `own.datasets`).
-    A loss that is not finite is recorded as a failed run, then raised.
+    A run that another process is at is waited for, unless `wait` is off. A loss that is not finite is recorded as a
+    failed run, then raised.
+
+    Raises:
+        BusyError: if another process is at this run, and we are not to wait.
+        JointVAEError: if the images don't fit, a file is damaged or can't be written, or the loss is not finite.
     """
-    path = folder / f"{config.run_name}.json"
-    if path.exists():
-        record: results.Record = results.read(path)
-        if datasets and record.data != datasets[0].checksums:
-            raise JointVAEError(f"{path} is of other images: give yours another name, or delete the file.")
-        return record
-    where = choose_device(device)
-    train_data, test_data = datasets or _load(config)
-    _check_images(config, train_data)
-    trainer = _start_or_resume(config, folder, where)
-
-    def picture(trainer: Trainer) -> None:
-        film_frame(trainer.model, folder / f"{config.run_name}.film", trainer.epoch)
-
-    try:
-        if film and trainer.epoch == 0:
-            picture(trainer)
-        training.train(trainer, train_data, _state(config, folder), hook, picture if film else None)
-    except training.NonFiniteLossError as error:
-        results.write(path, _record(trainer, train_data, error=str(error)))
-        raise
-    return _finish(trainer, folder, train_data, test_data)
+    path = _path(config, folder, "json")
+    if not path.exists():
+        where = choose_device(device)
+        train_data, test_data = datasets or _load(config)
+        _check_images(config, train_data)
+        with _alone(config, folder, wait):
+            if not path.exists():  # the process that we waited for may have made it
+                _train(_start_or_resume(config, folder, where), folder, train_data, test_data, hook, film)
+    record: results.Record = results.read(path)
+    if datasets and record.data != datasets[0].checksums:
+        raise JointVAEError(f"{path} is of other images: give yours another name, or delete the file.")
+    _tidy(config, folder)
+    return record
 
 
-def _state(config: Config, folder: Path) -> Path:
-    return folder / f"{config.run_name}.training"
+def _path(config: Config, folder: Path, kind: str) -> Path:
+    return folder / f"{config.run_name}.{kind}"
+
+
+def _alone(config: Config, folder: Path, wait: bool) -> contextlib.AbstractContextManager[None]:
+    """The right to train a run, which one process has at a time."""
+    refusal = f"Another process is training {config.run_name} in {folder}: wait for it, or choose another folder."
+    return files.alone(_path(config, folder, "lock"), wait, refusal)
 
 
 def _start_or_resume(config: Config, folder: Path, device: torch.device) -> Trainer:
     """A trainer at the epoch that the run has reached in this folder."""
-    trainer, state = Trainer(config, device), _state(config, folder)
+    files.remove_parts(folder, f"{glob.escape(config.run_name)}.*")
+    files.remove_parts(_path(config, folder, "film"))
+    trainer, state = Trainer(config, device), _path(config, folder, "training")
     if state.exists():
         trainer.resume(state)
     trainer.sessions.append(asdict(results.Provenance.now(device)))
     return trainer
 
 
-def _finish(trainer: Trainer, folder: Path, train_data: data.Dataset, test_data: data.Dataset) -> results.Record:
+def _train(
+    trainer: Trainer,
+    folder: Path,
+    train_data: data.Dataset,
+    test_data: data.Dataset,
+    hook: Hook | None,
+    film: bool,
+) -> None:
+    config = trainer.config
+
+    def picture(trainer: Trainer) -> None:
+        film_frame(trainer.model, _path(config, folder, "film"), trainer.epoch)
+
+    try:
+        if film and trainer.epoch == 0:
+            picture(trainer)
+        training.train(trainer, train_data, _path(config, folder, "training"), hook, picture if film else None)
+    except training.NonFiniteLossError as error:
+        results.write(_path(config, folder, "json"), _record(trainer, train_data, error=str(error)))
+        raise
+    _finish(trainer, folder, train_data, test_data)
+
+
+def _finish(trainer: Trainer, folder: Path, train_data: data.Dataset, test_data: data.Dataset) -> None:
     """Keep the weights of a trained run, evaluate it and record it."""
     config = trainer.config
-    weights = folder / f"{config.run_name}.safetensors"
+    weights = _path(config, folder, "safetensors")
     checkpoints.save_model(weights, trainer.model)
     evaluations = evaluate(trainer.model, train_data), evaluate(trainer.model, test_data)
     kept = results.Checkpoint(weights.name, sha256(weights))
-    record = _record(trainer, train_data, evaluations, kept)
-    results.write(folder / f"{config.run_name}.json", record)
-    _state(config, folder).unlink()  # only now: until the record stands, an interruption loses nothing
-    return record
+    results.write(_path(config, folder, "json"), _record(trainer, train_data, evaluations, kept))
+
+
+def _tidy(config: Config, folder: Path) -> None:
+    """Remove what only an unfinished run needs. Its record must stand: who waits for the lock looks for that first."""
+    for kind in ("training", "lock"):
+        with contextlib.suppress(OSError):  # mostly it is absent; and to read a record is no reason to write
+            _path(config, folder, kind).unlink()
 
 
 def _load(config: Config) -> tuple[data.Dataset, data.Dataset]:
@@ -174,21 +210,23 @@ def sweep(configs: Iterable[Config], folder: Path, device: str, jobs: int, say: 
     """Run many configs, `jobs` at a time, each in a process of its own with its share of the cores.
 
     Finished runs are kept if another fails; the first failure is raised at the end. On an interruption the processes
-    are ended; each run's state stands as of its last epoch, and the same call goes on from there.
+    are ended; each run's state stands as of its last epoch, and the same call goes on from there. Several sweeps can
+    share a folder: each takes the runs that no other is at, and waits for the others at the end.
     """
     configs = list(configs)
-    waiting = deque(configs)
-    running: dict[Connection, tuple[str, BaseProcess]] = {}
+    waiting = deque((config, False) for config in configs)  # and whether to wait if another process is at it
+    running: dict[Connection, tuple[Config, BaseProcess]] = {}
     done: dict[str, results.Record] = {}
     failures: list[JointVAEError | OSError] = []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                config = waiting.popleft()
-                here, process = _start(config, folder, device, max(1, torch.get_num_threads() // jobs))
-                running[here] = (config.run_name, process)
+                config, patient = waiting.popleft()
+                here, process = _start(config, folder, device, max(1, torch.get_num_threads() // jobs), patient)
+                running[here] = (config, process)
             for pipe in cast(list[Connection], wait(running)):
-                name, process = running[pipe]
+                config, process = running[pipe]
+                name = config.run_name
                 news = _news(pipe, name, process)
                 if isinstance(news, training.Progress):
                     say(name, news)
@@ -198,6 +236,9 @@ def sweep(configs: Iterable[Config], folder: Path, device: str, jobs: int, say: 
                 if isinstance(news, results.Record):
                     done[name] = news
                     say(name, "done")
+                elif isinstance(news, BusyError):
+                    waiting.append((config, True))
+                    say(name, "another process is at it; the others first")
                 else:
                     failures.append(news)
                     say(name, str(news))
@@ -210,11 +251,11 @@ def sweep(configs: Iterable[Config], folder: Path, device: str, jobs: int, say: 
     return [done[config.run_name] for config in configs]
 
 
-def _start(config: Config, folder: Path, device: str, threads: int) -> tuple[Connection, BaseProcess]:
+def _start(config: Config, folder: Path, device: str, threads: int, patient: bool) -> tuple[Connection, BaseProcess]:
     """A process that trains one config, and the pipe that it reports to."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(config, folder, device, threads, there), daemon=True)
+    process = context.Process(target=_work, args=(config, folder, device, threads, patient, there), daemon=True)
     # A terminal sends Ctrl-C to all processes in it, and only this one is to act: the others inherit to ignore it.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -225,20 +266,21 @@ def _start(config: Config, folder: Path, device: str, threads: int) -> tuple[Con
     return here, process
 
 
-def _work(config: Config, folder: Path, device: str, threads: int, pipe: Connection) -> None:
+def _work(config: Config, folder: Path, device: str, threads: int, patient: bool, pipe: Connection) -> None:
     torch.set_num_threads(threads)
-    try:
-        pipe.send(run(config, folder, device, pipe.send))
-    except BrokenPipeError:
-        return  # nobody listens any more: stop, as the state of the last epoch stands
-    except (JointVAEError, OSError) as error:
-        pipe.send(error)
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more: stop, as the state of the last epoch stands
+        try:
+            pipe.send(run(config, folder, device, pipe.send, wait=patient))
+        except BrokenPipeError:
+            raise
+        except (JointVAEError, OSError) as error:
+            pipe.send(error)
 
 
 def _news(pipe: Connection, name: str, process: BaseProcess) -> News:
     try:
         news: News = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):  # an OSError if it died in the middle of a message
         process.join()
         return JointVAEError(
             f"The process that trained {name} ended with status {process.exitcode}; "
@@ -251,25 +293,61 @@ def sweep_together(configs: Iterable[Config], folder: Path, device: str, say: Sa
     """Run many configs that differ in the seed alone as one batched model, in this process.
 
     Leaves the files that `sweep` leaves, and goes on with what either of them left. Where the memory takes fewer
-    seeds, they are trained in turns, and a line says so. Finished runs are kept if another fails; the first failure
-    is raised at the end.
+    seeds, they are trained in turns, and a line says so. Runs that another process is at come last, if that one did
+    not finish them. Finished runs are kept if another fails; the first failure is raised at the end.
     """
     configs = list(configs)
-    new = [config for config in configs if not (folder / f"{config.run_name}.json").exists()]
+    new = [config for config in configs if not _path(config, folder, "json").exists()]
     failures: list[JointVAEError] = []
     if new:
         where = choose_device(device)
         train_data, test_data = (split.to(where) for split in _load(new[0]))
         _check_images(new[0], train_data)
         training.keep_freed_memory()
-        fit = batched.seeds_that_fit(new[0], where)
-        if fit < len(new):
-            say(new[0].recipe, f"{len(new)} seeds need more memory than is free; training {fit} at a time")
-        for group in batched.chunks([_start_or_resume(config, folder, where) for config in new], fit):
-            failures += _train_group(group, folder, train_data, test_data, say)
+        _allow_open_files(len(new))
+        for patient in (False, True):
+            with contextlib.ExitStack() as locks:
+                mine = [config for config in new if _claim(config, folder, patient, locks)]
+                failures += _train_together(mine, folder, where, train_data, test_data, say)
     if failures:
         raise failures[0]
-    return [results.read(folder / f"{config.run_name}.json") for config in configs]
+    found = [results.read(_path(config, folder, "json")) for config in configs]
+    for config in configs:
+        _tidy(config, folder)
+    return found
+
+
+def _allow_open_files(more: int) -> None:
+    """Each lock is an open file, and systems allow about a thousand unless asked for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # above the hard limit: then opening one says so
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft + more, hard))
+
+
+def _claim(config: Config, folder: Path, wait: bool, locks: contextlib.ExitStack) -> bool:
+    """Whether a run has no record and no other process is at it; then it is ours until `locks` are released."""
+    with contextlib.suppress(BusyError):
+        locks.enter_context(_alone(config, folder, wait))
+        return not _path(config, folder, "json").exists()
+    return False
+
+
+def _train_together(
+    configs: list[Config],
+    folder: Path,
+    device: torch.device,
+    train_data: data.Dataset,
+    test_data: data.Dataset,
+    say: Say,
+) -> list[JointVAEError]:
+    failures: list[JointVAEError] = []
+    if configs:
+        fit = batched.seeds_that_fit(configs[0], device)
+        if fit < len(configs):
+            say(configs[0].recipe, f"{len(configs)} seeds need more memory than is free; training {fit} at a time")
+        for group in batched.chunks([_start_or_resume(config, folder, device) for config in configs], fit):
+            failures += _train_group(group, folder, train_data, test_data, say)
+    return failures
 
 
 def _train_group(
@@ -288,9 +366,9 @@ def _train_group(
         for trainer in group:
             name, error = trainer.config.run_name, broken.get(trainer.config.seed)
             if error is None:
-                trainer.save(_state(trainer.config, folder))
+                trainer.save(_path(trainer.config, folder, "training"))
                 continue
-            results.write(folder / f"{name}.json", _record(trainer, train_data, error=str(error)))
+            results.write(_path(trainer.config, folder, "json"), _record(trainer, train_data, error=str(error)))
             failures.append(error)
             say(name, str(error))
         if broken:

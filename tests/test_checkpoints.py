@@ -150,7 +150,7 @@ def test_nothing_is_left_when_writing_fails(tmp_path, monkeypatch):
     target = tmp_path / "file"
     write_atomic(target, b"old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(JointVAEError, match=rf"{target} can't be written \(No space"):
         write_atomic(target, b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert target.read_bytes() == b"old"
