@@ -144,7 +144,7 @@ INPUTS := $(wildcard jointvae/*.py) $(RESULTS) $(wildcard runs/benchmarks/*.json
 CHAPTERS := $(wildcard book/*.md)
 THREADS = $(or $(OMP_NUM_THREADS),$(shell $(PY) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))'))
 EXECUTED := $(CHAPTERS:book/%.md=$(STAGE)/.done/%)
-PARTS := _config.yml CITATION.cff $(shell find book -type f -not -name '*.md' -not -name '*.pyc')
+PARTS := _config.yml CITATION.cff CHANGELOG.md CONTRIBUTING.md $(shell find book -type f -not -name '*.md' -not -name '*.pyc')
 
 # Tier, seed and the names of all inputs, so that a removed file counts as a change too.
 $(STAGE)/.inputs: FORCE | $(READY)

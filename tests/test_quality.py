@@ -248,7 +248,7 @@ class TestSite:
 
 WRITTEN = [
     *sorted((ROOT / "book").glob("*.md")),
-    ROOT / "README.md",
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
     *sorted(
         path
         for folder in ("jointvae", "book/_ext", "book/_tools", "benchmarks")
@@ -307,6 +307,17 @@ def test_american_forms_are_found_in_prose_only(tmp_path):
 
 
 def test_nothing_is_misspelled():
-    places = ["README.md", "Makefile", "_config.yml", "book", "jointvae", "benchmarks", "tests", "results/claims.yml"]
+    places = [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "Makefile",
+        "_config.yml",
+        "book",
+        "jointvae",
+        "benchmarks",
+        "tests",
+        "results/claims.yml",
+    ]
     done = subprocess.run([sys.executable, "-m", "codespell_lib", *places], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
