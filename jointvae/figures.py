@@ -15,9 +15,11 @@ from cycler import cycler
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Arc
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from jointvae import structure
 from jointvae.evaluation import Evaluation, one_to_one
 from jointvae.model import JointVAE
 from jointvae.results import Record
@@ -181,3 +183,38 @@ def runs_figure(rows: Sequence[tuple[str, Sequence[float], dict[str, Any]]]) -> 
     ax.set_xlabel("test accuracy, one-to-one, in %")
     ax.grid(True, axis="x")
     return fig
+
+
+def modules_figure() -> Figure:
+    """The modules of the package from top to bottom, and an arc from each one down to every module that imports it.
+
+    The order is that of `structure.STAGES`, a colour each; the imports are read from the source. An import against the
+    order would bow to the left. What everything imports, the ground, is grey.
+    """
+    places = {module: row for row, module in enumerate(structure.ORDER)}
+    colours = dict(zip(structure.STAGES, (GREY, *COLOURS), strict=False))
+    fig, ax = plt.subplots(figsize=(3.6, 0.27 * len(places)))
+    for stage, modules in structure.STAGES.items():
+        first, last = places[modules[0]], places[modules[-1]]
+        ax.plot([-4.8, -4.8], [first - 0.3, last + 0.3], color=colours[stage], linewidth=3, solid_capstyle="butt")
+        ax.text(-5.1, (first + last) / 2, stage, ha="right", va="center")
+        for module in modules:
+            ax.text(-0.4, places[module], module, ha="right", va="center", family="monospace", fontsize=9)
+            ax.plot(0, places[module], "o", color=colours[stage], markersize=4)
+            users = [user for user in places if module in structure.imports(structure.PACKAGE / f"{user}.py")]
+            for user in users:
+                _arc(ax, places[module], places[user], colours[stage])
+    ax.set_xlim(-8.9, 7.7)
+    ax.set_ylim(len(places) - 0.4, -0.6)
+    ax.set_axis_off()
+    return fig
+
+
+def _arc(ax: Axes, start: int, end: int, colour: str) -> None:
+    """Half an ellipse between two rows: to the right if it leads down, to the left if up."""
+    height = abs(end - start)
+    width = 7.5 * (height / len(structure.ORDER)) ** 0.75
+    side = -90 if end > start else 90
+    arc = Arc((0, (start + end) / 2), 2 * width, height, theta1=side, theta2=side + 180, color=colour, linewidth=1)
+    arc.set_alpha(0.5 if colour == GREY else 0.9)
+    ax.add_patch(arc)

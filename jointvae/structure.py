@@ -22,6 +22,15 @@ STAGES = {
 ORDER = tuple(module for modules in STAGES.values() for module in modules)
 
 
+def purpose(path: Path) -> str:
+    """What the first line of a module's docstring says of it.
+
+    >>> purpose(PACKAGE / "errors.py")
+    'The one exception whose message is meant for the user.'
+    """
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+
+
 def imports(path: Path) -> set[str]:
     """The modules of the package that a file of Python imports, anywhere in it.
 
