@@ -180,7 +180,11 @@ def _recipe_options(command: argparse.ArgumentParser) -> None:
 
 
 def configure(options: argparse.Namespace) -> "Config":
-    """The recipe with the changes that the command line asks for."""
+    """The recipe with the changes that the command line asks for.
+
+    Raises:
+        JointVAEError: if a change makes no sense, or does not go with the objective.
+    """
     from dataclasses import replace
 
     from jointvae import training

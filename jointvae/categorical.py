@@ -20,6 +20,9 @@ def inverse_cdf(probs: Float[Tensor, "*batch n"], u: Float[Tensor, "*batch"]) ->
     Args:
         probs: probabilities; they need not be normalised.
         u: one uniform draw per distribution.
+
+    >>> inverse_cdf(torch.tensor([0.2, 0.3, 0.5]), torch.tensor(0.4))
+    tensor(1)
     """
     cumulative = probs.cumsum(-1)
     # Scaling u by the last entry keeps rounding in the cumulative sum from ever pointing past the last category.
@@ -35,6 +38,9 @@ def gumbel_noise(
 
     If E is exponential with rate 1 then -log E is Gumbel(0, 1). A draw of exactly 0 would give an infinity, so it is
     lifted to the smallest normal number.
+
+    >>> gumbel_noise((2, 3), torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3])
     """
     exponential = torch.empty(shape, dtype=dtype, device=generator.device).exponential_(generator=generator)
     return -exponential.clamp_min(torch.finfo(dtype).tiny).log()
@@ -46,6 +52,9 @@ def gumbel_max(logits: Float[Tensor, "*#batch n"], g: Float[Tensor, "*#batch n"]
     The two broadcast: one set of logits with a batch of noise gives a batch of draws.
 
     Source: Maddison, Tarlow and Minka (2014), "A* Sampling", section 2.
+
+    >>> gumbel_max(torch.tensor([0.0, 1.0, 2.0]), g=torch.tensor([3.0, 0.0, 0.0]))
+    tensor(0)
     """
     return (logits + g).argmax(-1)
 
@@ -56,6 +65,12 @@ def gumbel_softmax(
     """A relaxed one-hot draw: softmax((log pi + g) / tau), a differentiable point inside the simplex.
 
     Source: Jang, Gu and Poole (2017), equation 2; Dupont (2018), section 3.1. tau is the temperature, above 0.
+
+    >>> logits, g = torch.zeros(2), torch.tensor([1.0, 0.0])
+    >>> gumbel_softmax(logits, g, tau=1.0)
+    tensor([0.7311, 0.2689])
+    >>> gumbel_softmax(logits, g, tau=0.2)
+    tensor([0.9933, 0.0067])
     """
     return F.softmax((logits.log_softmax(-1) + g) / tau, dim=-1)
 
@@ -64,6 +79,9 @@ def straight_through(relaxed: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batc
     """One-hot in the forward pass, the relaxed draw's gradient in the backward pass.
 
     Source: Jang, Gu and Poole (2017), section 2.2.
+
+    >>> straight_through(torch.tensor([0.7, 0.3]))
+    tensor([1., 0.])
     """
     hard = F.one_hot(relaxed.argmax(-1), relaxed.shape[-1]).to(relaxed.dtype)
     # The bracket is zero in value, exactly, and carries the whole gradient.
@@ -71,6 +89,10 @@ def straight_through(relaxed: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batc
 
 
 def kl_to_uniform(logits: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-    """KL(Cat(softmax(logits)) || uniform) = log n - entropy, in nats: 0 when uniform, log n when certain."""
+    """KL(Cat(softmax(logits)) || uniform) = log n - entropy, in nats: 0 when uniform, log n when certain.
+
+    >>> kl_to_uniform(torch.tensor([100.0, 0.0]))  # log 2
+    tensor(0.6931)
+    """
     log_probs = logits.log_softmax(-1)
     return math.log(logits.shape[-1]) + (log_probs.exp() * log_probs).sum(-1)

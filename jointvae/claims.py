@@ -71,12 +71,16 @@ class Bounds:
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Claim:
-    """A claim and its test: a statistic over all finished runs of a recipe, or one evaluated reference model."""
+    """A claim and its test: a statistic over all finished runs of a recipe, or one evaluated reference model.
+
+    Raises:
+        ValueError: if it names a metric that there is not.
+    """
 
     id: str
     claim: str
     source: str
-    criterion: str  # the predicate below, in words
+    criterion: str  #: the predicate below, in words
     reproduced: Bounds = Bounds()
     partly: Bounds | None = None
     recipe: str | None = None
@@ -169,7 +173,11 @@ def judge_all(folder: Path = RESULTS) -> list[Judgement]:
 
 
 def show(value: float | None, unit: str) -> str:
-    """A value with its unit, as the tables print it."""
+    """A value with its unit, as the tables print it.
+
+    >>> show(0.887, "share"), show(2.3, "nats")
+    ('88.7%', '2.30 nats')
+    """
     if value is None:
         return "–"
     return {"share": f"{value:.1%}", "nats": f"{value:.2f} nats", "number": f"{value:.2f}"}[unit]

@@ -94,7 +94,11 @@ class Dataset:
 
 
 def as_floats(images: UInt8[Tensor, "*batch channels side side"]) -> Tensor:
-    """Images with values in [0, 1]."""
+    """Images with values in [0, 1].
+
+    >>> as_floats(torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(1, 1, 2, 2)).flatten()
+    tensor([0.0000, 0.2000, 0.4000, 1.0000])
+    """
     return images.float().div_(255)
 
 
@@ -104,6 +108,10 @@ def load(name: str, split: str, image_size: int = 32) -> Dataset:
     Raises:
         DataUnavailableError: if the files are not on disk and can't be downloaded.
         JointVAEError: if the name or split is unknown, or a file is not what was published.
+
+    >>> digits = load("digits", "test")
+    >>> digits.images.shape, digits.classes[:3]
+    (torch.Size([360, 1, 32, 32]), ('0', '1', '2'))
     """
     if name not in DATASETS:
         raise JointVAEError(f"There is no data set '{name}'; choose one of {', '.join(DATASETS)}.")

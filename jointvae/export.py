@@ -83,7 +83,11 @@ def _record(path: Path, given: Path | None) -> Record | None:
 
 
 def browser_files(model: JointVAE, name: str, record: Record | None) -> dict[str, bytes]:
-    """What a page needs: NAME.js, and the picture NAME.png that stands there without JavaScript."""
+    """What a page needs: NAME.js, and the picture NAME.png that stands there without JavaScript.
+
+    Raises:
+        JointVAEError: if the model is too large for a page.
+    """
     script = browser_script(name, browser_model(model, name, record))
     if len(script) > LIMIT:
         raise JointVAEError(f"{name}.js would take {len(script):,} bytes; a page should not load more than {LIMIT:,}.")

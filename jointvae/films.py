@@ -108,7 +108,11 @@ def sheet_columns(record: Record) -> int:
 
 
 def read_frames(record: Record, folder: Path, epochs: Sequence[int], units: Sequence[int]) -> list[Image.Image]:
-    """The picture of each epoch, cut to the rows of c and of the given units of z."""
+    """The picture of each epoch, cut to the rows of c and of the given units of z.
+
+    Raises:
+        JointVAEError: if the folder, or the picture of an epoch, is not there.
+    """
     if not folder.is_dir():
         raise JointVAEError(f"There is no folder {folder}: only a run that was trained with --film can become a film.")
     paths = [folder / f"{epoch:04}.png" for epoch in epochs]
@@ -145,6 +149,9 @@ def encode(frames: Sequence[Image.Image], across: int) -> list[tuple[bytes, int]
     """The frames on sprite sheets: the bytes of each, and how many frames it holds.
 
     The quality is the best with which no sheet is above `LARGEST_SHEET` and all together are not above `LARGEST_FILM`.
+
+    Raises:
+        JointVAEError: if no quality is low enough.
     """
     per_sheet = math.ceil(len(frames) / SHEETS)
     groups = [frames[start : start + per_sheet] for start in range(0, len(frames), per_sheet)]

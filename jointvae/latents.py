@@ -23,6 +23,10 @@ class LatentSpec:
 
     Raises:
         JointVAEError: if there is no latent at all, or a size makes no sense.
+
+    >>> spec = LatentSpec(z=2, c=(10, 3))
+    >>> spec.size, spec.n_parameters
+    (15, 17)
     """
 
     z: int = 10
@@ -39,17 +43,21 @@ class LatentSpec:
 
     @property
     def size(self) -> int:
-        """Length of the vector that the decoder reads: D plus one entry per category."""
+        """Length of the vector that the decoder reads, D plus one entry per category."""
         return self.z + sum(self.c)
 
     @property
     def n_parameters(self) -> int:
-        """Length of the vector that the encoder emits: mean and log variance per unit of z, a logit per category."""
+        """Length of the vector that the encoder emits, mean and log variance per unit of z, a logit per category."""
         return 2 * self.z + sum(self.c)
 
     @property
     def max_kl_c(self) -> float:
-        """The most that the discrete latents can carry, in nats: the sum of log n_i."""
+        """The most that the discrete latents can carry, the sum of log n_i, in nats.
+
+        >>> round(LatentSpec(z=2, c=(2, 2)).max_kl_c, 4)
+        1.3863
+        """
         return sum(math.log(n) for n in self.c)
 
 
@@ -68,7 +76,14 @@ def draw_noise(spec: LatentSpec, batch: tuple[int, ...], generator: torch.Genera
 
 @dataclass(frozen=True)
 class Posterior:
-    """q(z|x) = N(mu, diag exp(logvar)) and q(c|x) = product of Cat(softmax(logits_i)), for a batch of images."""
+    """q(z|x) = N(mu, diag exp(logvar)) and q(c|x) = product of Cat(softmax(logits_i)), for a batch of images.
+
+    >>> posterior = Posterior(torch.zeros(1, 2), torch.zeros(1, 2), (torch.tensor([[0.0, 100.0]]),))
+    >>> posterior.mode()
+    tensor([[0., 0., 0., 1.]])
+    >>> posterior.kl_z(), posterior.kl_c()
+    (tensor([[0., 0.]]), tensor([[0.6931]]))
+    """
 
     mu: Float[Tensor, "batch D"]
     logvar: Float[Tensor, "batch D"]

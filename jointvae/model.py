@@ -28,7 +28,11 @@ class ImageShape(NamedTuple):
     size: int = 32
 
     def check(self) -> None:
-        """Raise JointVAEError unless the architecture can take such images."""
+        """Whether the architecture can take such images.
+
+        Raises:
+            JointVAEError: if it can't.
+        """
         if self.size not in IMAGE_SIZES:
             raise JointVAEError(f"The architecture takes images of 32 x 32 or 64 x 64 pixels, not {self.size}.")
         if self.channels not in CHANNELS:

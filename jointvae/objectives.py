@@ -41,6 +41,13 @@ class Capacity:
     """A capacity in nats that grows linearly from `start` to `end` over `steps` steps and then stays.
 
     `ceiling` cuts it off, as the authors cut C_c at the sum of log n_i, which is all that c can carry.
+
+    Raises:
+        JointVAEError: if a capacity is below zero, or there is no step to grow over.
+
+    >>> C_c = Capacity(0.0, 5.0, steps=100, ceiling=2.3)
+    >>> [C_c(step) for step in (0, 20, 50, 1000)]
+    [0.0, 1.0, 2.3, 2.3]
     """
 
     start: float = 0.0
@@ -81,7 +88,11 @@ class ELBO:
 
 @dataclass(frozen=True)
 class BetaVAE:
-    """reconstruction + beta (KL_z + KL_c) (Higgins et al. 2017, equation 4, with joint latents)."""
+    """reconstruction + beta (KL_z + KL_c) (Higgins et al. 2017, equation 4, with joint latents).
+
+    Raises:
+        JointVAEError: if beta is below zero.
+    """
 
     beta: float = 4.0
     name: Literal["beta_vae"] = "beta_vae"
@@ -102,7 +113,11 @@ class BetaVAE:
 
 @dataclass(frozen=True)
 class AnnealedCapacity:
-    """reconstruction + gamma |KL_z + KL_c - C|: one capacity for both (Burgess et al. 2018, equation 8)."""
+    """reconstruction + gamma |KL_z + KL_c - C|: one capacity for both (Burgess et al. 2018, equation 8).
+
+    Raises:
+        JointVAEError: if gamma is below zero.
+    """
 
     gamma: float = 30.0
     C: Capacity = field(default_factory=lambda: Capacity(end=10.0))
@@ -128,6 +143,15 @@ class SplitCapacity:
     """reconstruction + gamma |KL_z - C_z| + gamma |KL_c - C_c|: JointVAE (Dupont 2018, equation 7).
 
     Each absolute value is taken of the batch mean, as in the authors' code, not of every image.
+
+    Raises:
+        JointVAEError: if gamma is below zero.
+
+    >>> import torch
+    >>> objective = SplitCapacity(30.0, Capacity(end=5.0, steps=100), Capacity(end=2.0, steps=100))
+    >>> terms = objective(torch.tensor(150.0), torch.tensor([3.0, 1.0]), torch.tensor([2.0]), step=100)
+    >>> {name: float(term) for name, term in terms.items()}
+    {'reconstruction': 150.0, 'capacity_z': 30.0, 'capacity_c': 0.0}
     """
 
     gamma: float = 30.0

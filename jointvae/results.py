@@ -43,7 +43,7 @@ class Provenance:
     torch: str
     device: str
     threads: int
-    started: str  # ISO 8601, UTC
+    started: str  #: ISO 8601, UTC
 
     @classmethod
     def now(cls, device: Device | str = "cpu") -> "Provenance":
@@ -77,14 +77,14 @@ class Record:
     status: Literal["finished", "failed"]
     error: str | None
     config: Config
-    data: dict[str, str]  # file to SHA-256
-    provenance: list[Provenance]  # one for each time that the run was started or resumed
+    data: dict[str, str]  #: file to SHA-256
+    provenance: list[Provenance]  #: one for each time that the run was started or resumed
     seconds: float
     images_per_second: float | None
     curves: dict[str, list[Any]]
     train: Evaluation | None
     test: Evaluation | None
-    scores: dict[str, float]  # label-free
+    scores: dict[str, float]  #: label-free
     checkpoint: Checkpoint | None
     schema: int = field(default=SCHEMA)
 

@@ -60,7 +60,7 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """A name that tells runs apart: recipe and seed, and a short hash where it departs from the recipe."""
+        """A name that tells runs apart, of recipe and seed, and a short hash where it departs from the recipe."""
         name = f"{self.recipe}-seed{self.seed}"
         published = RECIPES.get(self.recipe)
         if published == replace(self, seed=published.seed if published else 0):
@@ -98,7 +98,14 @@ RECIPES = _recipes()
 
 
 def recipe(name: str) -> Config:
-    """The config that goes by this name."""
+    """The config that goes by this name.
+
+    Raises:
+        JointVAEError: if there is no such recipe.
+
+    >>> recipe("mnist").run_name
+    'mnist-seed0'
+    """
     if name not in RECIPES:
         raise JointVAEError(f"There is no recipe '{name}'; choose one of {', '.join(RECIPES)}.")
     return RECIPES[name]
