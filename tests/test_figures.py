@@ -10,7 +10,7 @@ from rich.console import Console
 
 mpl.use("Agg")
 
-from jointvae import book, figures, terminal, training
+from jointvae import book, figures, structure, terminal, training
 from jointvae.claims import Claim, Judgement
 from jointvae.latents import LatentSpec
 from jointvae.model import ImageShape, JointVAE
@@ -130,3 +130,16 @@ def test_the_stamp_says_what_made_a_page():
     stamp = book.stamp("smoke", 3, "digits")
     for word in ("tier", "smoke", "data", "digits", "hardware", "commit", torch.__version__):
         assert word in stamp
+
+
+def test_the_picture_of_the_modules_has_an_arc_for_each_import_and_shows_which_way_it_leads(monkeypatch):
+    def sides() -> list[float]:
+        (ax,) = figures.modules_figure().axes
+        return [patch.theta1 for patch in ax.patches]
+
+    imports = [structure.imports(structure.PACKAGE / f"{module}.py") for module in structure.ORDER]
+    assert sides() == [-90] * sum(map(len, imports))  # all to the right: down
+    turned = structure.ORDER[::-1]
+    monkeypatch.setattr(structure, "ORDER", turned)
+    monkeypatch.setattr(structure, "STAGES", {"all": turned})
+    assert set(sides()) == {90}  # to the left: up
