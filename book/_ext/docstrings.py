@@ -60,9 +60,15 @@ def change_signature(
     return (signature.replace("<factory>", "..."), returns) if signature else None
 
 
+def skip_member(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Called by autodoc for each member: of the field of a named tuple Python says no more than its number."""
+    return True if type(member).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", change_docstring, priority=900)  # after napoleon
     app.connect("autodoc-process-signature", change_signature)
+    app.connect("autodoc-skip-member", skip_member)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
