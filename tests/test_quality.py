@@ -68,11 +68,11 @@ PREPARE = """() => {
     for (const details of document.querySelectorAll("details")) details.open = true;
     for (const button of document.querySelectorAll("button.toggle-button")) button.click();
     const seen = new Set();
-    for (const token of document.querySelectorAll("pre span")) {
+    for (const token of document.querySelectorAll("pre span, dt.sig span")) {
         if (token.className && !seen.has(token.className)) seen.add(token.className);
         else token.replaceWith(...token.childNodes);
     }
-    for (const code of document.querySelectorAll("pre")) code.normalize();
+    for (const code of document.querySelectorAll("pre, dt.sig")) code.normalize();
     const still = document.createElement("style");
     still.textContent = "* { transition: none !important; animation: none !important; }";
     document.head.append(still);
