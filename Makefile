@@ -3,13 +3,14 @@
 #   .venv      the environment
 #   data runs  the data sets, and what training left (python -m jointvae writes both)
 #   _executed  the chapters with their outputs        _tested      the same, of the smoke tier, for the tests
+#   _executed.failed (and _tested.failed) what ran of chapters that did not finish
 #   _build     html/index.html is the built book      _build/test  the book that the tests read
 #              jointvae.pdf is the printed one
 #   notebooks  the chapters as notebooks, yours to change
 #   exported   models for the browser and as ONNX (python -m jointvae export writes it)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-cluster env book site serve pdf notebooks bench lock lint format clean distclean FORCE
+.PHONY: help reproduce test nightly test-cluster env book site serve pdf notebooks bench lock lint format clean distclean FORCE
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -41,7 +42,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 READY := $(VENV)/.ready
 # The hardware chooses the tier unless it is given.
-CHOSEN_TIER = $(if $(filter auto,$(TIER)),$$($(PY) -c 'from jointvae.book import choose_tier; print(choose_tier("auto"))'),$(TIER))
+CHOSEN_TIER = $(if $(filter auto,$(TIER)),$$($(PY) -c 'import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from jointvae.book import choose_tier; print(choose_tier("auto"))'),$(TIER))
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,9 +56,12 @@ reproduce: $(READY) ## get the data, train, execute the chapters, build the book
 	@echo "The book: $(CURDIR)/$(SITE)/html/index.html"
 
 test: lint ## run everything that is tested: style, types, units, the whole book of the smoke tier, a browser
-	$(PY) -m pytest -m "not book" --cov --cov-report=
+	$(PY) -m pytest -m "not book and not nightly" --cov --cov-report=
 	@$(MAKE) -j$(JOBS) site TIER=smoke SEED=0 STAGE=_tested SITE=_build/test
 	$(PY) -m pytest -m book --cov --cov-append --cov-report=term
+
+nightly: $(READY) ## run the tests that take minutes: every moment and every step at which a run can be killed
+	$(PY) -m pytest -m nightly
 
 test-cluster: $(VENV)/.cluster ## install Ray and test sweeps on clusters of this machine
 	$(PY) -m pytest -m cluster
@@ -90,7 +94,7 @@ format: $(READY) ## mend style
 	$(PY) -m ruff format .
 
 clean: ## remove what was built; data/, runs/, results/ and notebooks/ stay
-	rm -rf _executed _tested _build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf _executed _executed.failed _tested _tested.failed _build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 distclean: clean ## remove the environment as well
 	rm -rf $(VENV) *.egg-info

@@ -241,7 +241,7 @@ class TestExecute:
         for part in ("chapter.md", "`ratio = 1 / 0`", "ZeroDivisionError: division by zero"):
             assert part in done.stderr
         assert good.read_text() == "the last good one"
-        assert "so far so good" in (tmp_path / "out/chapter.failed.ipynb").read_text()
+        assert "so far so good" in (tmp_path / "out.failed/chapter.ipynb").read_text()
 
     @pytest.mark.parametrize(
         ("tier", "seed", "sentence"),
@@ -256,7 +256,7 @@ class TestExecute:
         assert done.returncode == 1
         assert all(part in done.stderr for part in ("chapter.md", sentence))
         assert done.stderr.count("\n") == 1
-        notebook = json.loads((tmp_path / "out/chapter.failed.ipynb").read_text())
+        notebook = json.loads((tmp_path / "out.failed/chapter.ipynb").read_text())
         assert sentence in "".join(notebook["cells"][0]["source"])
 
     def test_output_on_stderr_is_a_failure(self, tmp_path):

@@ -6,9 +6,13 @@ command `jupyter-book build` calls is called here directly, because the command 
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback, and the next build starts from clean
 
 from jupyter_book.sphinx import build_sphinx
 
@@ -51,7 +55,7 @@ def complete(stage: Path) -> None:
     """Remove pages whose source is gone, and add what the pages need beside them."""
     sources = {source.stem for source in BOOK.glob("*.md")}
     for page in [*stage.glob("*.ipynb"), *stage.glob("*.md")]:
-        if page.name.removesuffix(".failed.ipynb").removesuffix(page.suffix) not in sources:
+        if page.stem not in sources:
             page.unlink()
     for pattern in ASSETS:
         for asset in BOOK.glob(pattern):

@@ -1,17 +1,23 @@
 """Execute one chapter: MyST text goes in, a notebook with its outputs comes out.
 
-A page without code is copied as it is. On failure the last good notebook stays, and the partial one is kept beside it
-as NAME.failed.ipynb.
+A page without code is copied as it is. On failure the last good notebook stays, and the partial one is kept for reading
+in a folder beside that of the good ones, which the build does not see: STAGE.failed/NAME.ipynb.
 """
 
 import argparse
 import ast
+import logging
 import os
 import re
+import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the imports take their seconds: no traceback
 
 import jupytext
 import nbformat
@@ -46,7 +52,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="NAME.ipynb; a page without code becomes NAME.md")
     arguments = parser.parse_args()
     output: Path = arguments.output
-    failed = output.with_suffix(".failed.ipynb")
+    failed = output.parent.with_name(f"{output.parent.name}.failed") / output.name
     try:
         if is_notebook(arguments.chapter):
             parameters = {"TIER": arguments.tier, "SEED": arguments.seed}
@@ -96,7 +102,9 @@ def execute(chapter: Path, parameters: dict[str, Any]) -> NotebookNode:
     os.environ |= {"TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
     # Threads that wait by spinning make a chapter many times slower on a machine that is busy with something else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it logs of a dead kernel, the exception says too
     with tempfile.TemporaryDirectory() as folder:
+        on_interrupt(chapter, Path(folder))
         source, result = Path(folder, "source.ipynb"), Path(folder, "result.ipynb")
         nbformat.write(notebook, source)
         try:
@@ -116,11 +124,26 @@ def execute(chapter: Path, parameters: dict[str, Any]) -> NotebookNode:
                 message = COLOUR_CODES.sub("", error.evalue).strip()
             raise ChapterError(message, with_sentence(tidied(result), message)) from None
         except (DeadKernelError, CellTimeoutError) as error:
-            message = str(error).strip().splitlines()[0]
-            raise ChapterError(f"the kernel stopped: {message}", tidied(result)) from None
+            message = describe(last_started(result), "the kernel stopped", str(error))
+            raise ChapterError(message, with_sentence(tidied(result), message)) from None
         executed = tidied(result)
     check_outputs(executed)
     return executed
+
+
+def on_interrupt(chapter: Path, folder: Path) -> None:
+    """At Ctrl-C remove the folder and end at once; the kernel ends by itself when it sees that this process is gone.
+
+    An exception would do neither for sure: it comes up anywhere in papermill's loop, which goes on for the cleaning up.
+    """
+
+    def stop(*_: object) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"{chapter}: interrupted; the same command executes it again.", file=sys.stderr, flush=True)
+        os._exit(130)
+
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, stop)
 
 
 def check_parameters(notebook: NotebookNode, parameters: dict[str, Any]) -> None:
@@ -151,7 +174,14 @@ def describe(source: str, what: str, message: str) -> str:
     lines = [line for line in source.splitlines() if line.strip() and not line.startswith(("#", "%"))]
     first = lines[0].strip() if lines else "(empty)"
     summary = COLOUR_CODES.sub("", message).strip().splitlines() or [""]
-    return f"the cell that begins with `{first}` failed: {what}: {summary[0]}"
+    return f"the cell that begins with `{first}` failed: {what}: {summary[0].rstrip('.')}."
+
+
+def last_started(path: Path) -> str:
+    """The code of the cell at which the execution ended, from the notebook that papermill left at `path`."""
+    cells = nbformat.read(path, as_version=4).cells
+    started = [cell.source for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    return started[-1] if started else ""
 
 
 def with_sentence(notebook: NotebookNode, sentence: str) -> NotebookNode:
