@@ -10,7 +10,8 @@
 #   exported   models for the browser and as ONNX (python -m jointvae export writes it)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test nightly test-cluster env book site serve pdf notebooks bench lock lint format clean distclean FORCE
+.PHONY: help reproduce test nightly test-cluster env book site serve pdf notebooks bench lock verify \
+  fuzz audit lint format clean distclean FORCE
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -83,6 +84,22 @@ notebooks: $(READY) ## write the chapters to notebooks/, to change freely
 
 bench: $(READY) ## measure speed and memory here; RECORD=1 keeps it as the book's own
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(PY) $$script $(if $(RECORD),--record); done
+
+verify: $(READY) ## check every recorded result: schema, claim, weights, and the accuracy that these earn again
+	@$(PY) -m jointvae verify
+
+FUZZ ?= 20000
+fuzz: $(READY) ## try FUZZ spoilt files and options, other ones each time; `make test` tries a thousand
+	@FUZZ=$(FUZZ) $(PY) -m pytest tests/test_fuzz.py
+
+# In an environment of its own, which uv makes and keeps: the book needs none of it.
+AUDITOR := $(PY) -m uv tool run --quiet pip-audit==2.10.1
+audit: $(READY) ## look up the pinned packages in the public lists of weaknesses; needs a network
+	@rm -f $(VENV)/audit.json; $(AUDITOR) --requirement requirements.lock --require-hashes --disable-pip \
+	  --progress-spinner off --format json --output $(VENV)/audit.json >$(VENV)/audit.log 2>&1; status=$$?; \
+	if [ ! -s $(VENV)/audit.json ]; then \
+	  echo "The audit could not be made: it needs a network that reaches the package registry ($(VENV)/audit.log says more)." >&2; exit 2; \
+	fi; cat $(VENV)/audit.log; exit $$status
 
 lint: $(READY) ## check style and types
 	$(PY) -m ruff check .

@@ -122,6 +122,15 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     )
     claims.add_argument("--results", type=Path, help="a results folder (default: the book's)")
 
+    verify = _command(
+        commands,
+        "verify",
+        "check every recorded result: schema, claim, weights, accuracy",
+        "verify",
+        "verify --results results",
+    )
+    verify.add_argument("--results", type=Path, help="a results folder (default: the book's)")
+
     export = _command(
         commands,
         "export",
@@ -352,6 +361,26 @@ def _claims(options: argparse.Namespace) -> None:
     console.print(runs_table(results.records(folder / "runs")))
 
 
+def _verify(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from jointvae import results, verify
+    from jointvae.terminal import verify_table
+
+    console = Console(highlight=False, soft_wrap=True)
+    folder = options.results or results.RESULTS
+    findings = verify.examine(folder, lambda name: console.print(f"evaluating {name} …"))
+    console.print(verify_table(findings), soft_wrap=False)
+    for reason in dict.fromkeys(finding.note for finding in findings if finding.state == "left out"):
+        left_out = [f"{finding.check} of {finding.result}" for finding in findings if finding.note == reason]
+        console.print(f"Left out: {', '.join(left_out)}: {reason}.", markup=False)
+    bad = [finding for finding in findings if finding.state == "bad"]
+    for finding in bad:
+        console.print(f"Bad: {finding.result}: {finding.note}", markup=False)
+    if bad:
+        raise JointVAEError(f"{len(bad)} checks of the recorded results failed; the sentences above say which and why.")
+
+
 def _export(options: argparse.Namespace) -> None:
     from jointvae.export import export
 
@@ -405,6 +434,7 @@ COMMANDS = {
     "evaluate": _evaluate,
     "reproduce": _reproduce,
     "claims": _claims,
+    "verify": _verify,
     "export": _export,
     "doctor": _doctor,
     "completion": _completion,

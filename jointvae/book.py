@@ -35,7 +35,7 @@ def choose_tier(name: str) -> str:
     return name
 
 
-def check_parameters(TIER: str, SEED: int) -> None:
+def check_parameters(TIER: object, SEED: object) -> None:
     """The first act of every chapter: refuse parameters that it can't run with.
 
     Raises:
@@ -43,8 +43,8 @@ def check_parameters(TIER: str, SEED: int) -> None:
     """
     if TIER not in TIERS:
         raise JointVAEError(f"The parameter TIER must be {', '.join(TIERS[:-1])} or {TIERS[-1]}, not {TIER!r}.")
-    if not 0 <= SEED <= training.LARGEST_SEED:
-        raise JointVAEError(f"The parameter SEED must be from 0 to {training.LARGEST_SEED:,}, not {SEED:,}.")
+    if type(SEED) is not int or not 0 <= SEED <= training.LARGEST_SEED:
+        raise JointVAEError(f"The parameter SEED must be from 0 to {training.LARGEST_SEED:,}, not {SEED!r:.60}.")
 
 
 def plan(tier: str, seed: int) -> list[training.Config]:

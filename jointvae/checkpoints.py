@@ -30,11 +30,16 @@ def _unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = path.read_bytes()
         tensors = load_tensors(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return tensors, json.loads(header["__metadata__"]["jointvae"])
+        return tensors, dict(json.loads(header["__metadata__"]["jointvae"]))
     except FileNotFoundError:
         raise JointVAEError(f"There is no checkpoint at {path}.") from None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        raise JointVAEError(f"{path} is damaged or not a checkpoint of jointvae: train again or delete it.") from None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        raise damaged(path) from None
+
+
+def damaged(path: Path) -> JointVAEError:
+    """What to say of a checkpoint that can't be read."""
+    return JointVAEError(f"{path} is damaged or not a checkpoint of jointvae: train again or delete it.")
 
 
 def save_model(path: Path, model: JointVAE, metadata: dict[str, Any] | None = None) -> None:
@@ -53,7 +58,7 @@ def load_model(path: Path) -> JointVAE:
     try:
         latents, image = metadata["latents"], metadata["image"]
         model = JointVAE(LatentSpec(latents["z"], tuple(latents["c"])), ImageShape(*image))
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, RuntimeError):
         raise JointVAEError(f"{path} does not say what model it holds: train again or delete it.") from None
     _load_weights(model, tensors, path)
     return model
@@ -68,6 +73,9 @@ def _load_weights(model: JointVAE, tensors: dict[str, Tensor], path: Path) -> No
             f"{path} holds a model of another architecture: {odd} is {found.get(odd, 'absent')}, "
             f"expected {expected.get(odd, 'absent')}."
         )
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise JointVAEError(f"{path} holds no weights: {name} is of the type {tensor.dtype}.")
     model.load_state_dict(tensors)
 
 
@@ -103,17 +111,26 @@ def load_training(
         raise JointVAEError(f"{path} belongs to a run with another config: delete it, or choose another folder.")
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     _load_weights(model, weights, path)
+    try:
+        _load_optimizer(optimizer, model, tensors)
+        noise.set_state(tensors["noise"])
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError):
+        raise damaged(path) from None
+    return state
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, model: JointVAE, tensors: dict[str, Tensor]) -> None:
     parameters = list(model.parameters())
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, moment = name.split(".")
+            if not tensor.is_floating_point():
+                raise TypeError(f"{name} is of the type {tensor.dtype}")
             # The fused Adam walks parameter and moments through memory together, so both need the same strides.
             like = parameters[int(index)] if moment != "step" else tensor
             moments.setdefault(int(index), {})[moment] = torch.empty_like(like, requires_grad=False).copy_(tensor)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    noise.set_state(tensors["noise"])
-    return state
 
 
 def load_authors(path: Path) -> JointVAE:
@@ -133,11 +150,17 @@ def load_authors(path: Path) -> JointVAE:
     except Exception:  # the unpickler raises whatever a damaged or hostile file provokes
         raise JointVAEError(f"{file} is damaged or is not a plain state dict, so it was not loaded.") from None
     try:
+        _check_size(theirs, file)
         model, ours = _translate(theirs)
+        _load_weights(model, ours, file)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError, RuntimeError):
         raise JointVAEError(f"{file} holds a model of another architecture than the paper's.") from None
-    _load_weights(model, ours, file)
     return model
+
+
+def _check_size(theirs: dict[str, Tensor], file: Path) -> None:
+    if sum(tensor.nbytes for tensor in theirs.values()) > file.stat().st_size:
+        raise ValueError("a view that repeats its few numbers: whoever copies it needs more memory than the file")
 
 
 def _translate(theirs: dict[str, Tensor]) -> tuple[JointVAE, dict[str, Tensor]]:

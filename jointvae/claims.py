@@ -32,7 +32,7 @@ def _test(record: Record | Reference) -> Evaluation:
 def overlap(evaluation: Evaluation, first: str, second: str, classes: tuple[str, ...]) -> float:
     """How alike two classes fall into the categories: 1 if in the same shares, 0 if no category holds both."""
     confusion = np.array(evaluation.confusion, dtype=float)
-    shares = confusion / confusion.sum(axis=1, keepdims=True)
+    shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
     return float(np.minimum(shares[classes.index(first)], shares[classes.index(second)]).sum())
 
 
@@ -43,7 +43,9 @@ METRICS: dict[str, Callable[[Any], float | None]] = {
     "nmi": lambda record: _test(record).nmi,
     "kl_z": lambda record: sum(_test(record).kl_z),
     "kl_c": lambda record: sum(_test(record).kl_c),
-    "kl_c_share": lambda record: sum(_test(record).kl_c) / record.config.latents.max_kl_c,
+    "kl_c_share": lambda record: (
+        sum(_test(record).kl_c) / record.config.latents.max_kl_c if _test(record).kl_c else None
+    ),
     "information": lambda record: sum(_test(record).information),
     "active_units": lambda record: float(sum(kl > ACTIVE for kl in _test(record).kl_z)),
     "reconstruction": lambda record: record.train.reconstruction,
@@ -95,6 +97,11 @@ class Claim:
         unknown = [metric for metric in self.metrics if metric not in METRICS]
         if unknown:
             raise ValueError(f"unknown metric {unknown[0]}")
+        pair = self.statistic == "rank_correlation"
+        if self.metric is not None and len(self.metrics) != (2 if pair else 1):
+            raise ValueError("a rank correlation has two metrics, any other statistic one")
+        if self.reference is not None and "kl_c_share" in self.metrics:
+            raise ValueError("kl_c_share needs the config of a run, which a reference has not")
 
     @property
     def metrics(self) -> list[str]:
@@ -122,7 +129,7 @@ def read_ledger(path: Path = RESULTS / "claims.yml") -> list[Claim]:
         rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise JointVAEError(f"There is no claims ledger at {path}.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except Exception:  # beside its own errors, PyYAML lets through whatever a wrong date or a deep nesting provokes
         raise JointVAEError(f"{path} is not readable YAML.") from None
     try:
         ledger = TypeAdapter(list[Claim]).validate_python(rows)
@@ -143,12 +150,14 @@ def judge(claim: Claim, records: list[Record], references: list[Reference]) -> J
         pool = [reference for reference in references if reference.name == claim.reference]
     else:
         pool = [r for r in records if r.config.recipe == claim.recipe and r.status == "finished" and is_plain(r)]
-    if not claim.metrics or len(pool) < claim.min_runs:
+    if not claim.metrics or len(pool) < max(claim.min_runs, len(claim.metrics)):  # a rank correlation needs two
         return Judgement(claim, None, len(pool), "not tested")
     columns = [[value for record in pool if (value := METRICS[metric](record)) is not None] for metric in claim.metrics]
     if any(len(column) < len(pool) for column in columns):
         return Judgement(claim, None, len(pool), "not tested")
     if claim.statistic == "rank_correlation":
+        if any(len(set(column)) == 1 for column in columns):  # equal values have no ranks
+            return Judgement(claim, None, len(pool), "not tested")
         value = float(spearmanr(*columns).statistic)
     else:
         value = STATISTICS[claim.statistic](columns[0])

@@ -60,6 +60,7 @@ SHA256 = {
         "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
 }
+LARGEST_SIDE = 1024  # pixels
 DIGITS_TEST = 360  # of 1,797 images
 
 
@@ -127,9 +128,15 @@ def load(name: str, split: str, image_size: int = 32) -> Dataset:
 def resize(
     images: UInt8[Tensor, "n channels h w"] | UInt8[Tensor, "n h w"], image_size: int
 ) -> UInt8[Tensor, "n channels side side"]:
-    """Images at another size, rounded to bytes as the authors' pipeline (PIL) does; grey ones need no channel axis."""
+    """Images at another size, rounded to bytes as the authors' pipeline (PIL) does; grey ones need no channel axis.
+
+    Raises:
+        JointVAEError: if no image can be that small or that large.
+    """
     from torchvision.transforms.v2 import functional as tv
 
+    if not 1 <= image_size <= LARGEST_SIDE:
+        raise JointVAEError(f"Images can have 1 to {LARGEST_SIDE:,} pixels a side, not {image_size}.")
     with_channels = images if images.dim() == 4 else images.unsqueeze(1)
     return tv.resize(with_channels, [image_size, image_size], antialias=True)
 

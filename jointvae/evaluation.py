@@ -14,11 +14,13 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
 from jointvae.data import Dataset, as_floats
+from jointvae.errors import JointVAEError
 from jointvae.latents import Posterior
 from jointvae.model import JointVAE
 from jointvae.objectives import reconstruction_loss
 
 BATCH = 1000
+MOST_IMAGES = 10**12
 ACTIVE = 0.1  # nats: a unit of z that carries less is called unused
 
 
@@ -28,6 +30,9 @@ class Evaluation:
 
     Without a discrete unit there are no clusters, and without labels there is nothing to compare them with: then the
     scores are None.
+
+    Raises:
+        JointVAEError: if there are no images, or the confusion matrix is none or counts more.
     """
 
     split: str
@@ -43,6 +48,15 @@ class Evaluation:
     ari: float | None = None
     usage: list[float] | None = None  #: share of the images in each category
     confusion: list[list[int]] | None = None  #: a row per class, a column per category
+
+    def __post_init__(self) -> None:
+        if not 0 < self.images <= MOST_IMAGES:
+            raise JointVAEError(f"An evaluation is of 1 to {MOST_IMAGES:,} images, not {self.images}.")
+        if self.confusion is None:
+            return
+        counts = [count for row in self.confusion for count in row]
+        if len({len(row) for row in self.confusion}) != 1 or not counts or min(counts) < 0 or sum(counts) > self.images:
+            raise JointVAEError("A confusion matrix has rows of one length that count the images.")
 
 
 def confusion_matrix(

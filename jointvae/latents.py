@@ -16,13 +16,15 @@ from torch.nn import functional as F
 from jointvae import categorical
 from jointvae.errors import JointVAEError
 
+LARGEST = 10_000  # entries of the joint latent; the paper's largest model has 42
+
 
 @dataclass(frozen=True)
 class LatentSpec:
     """How many units z has, and how many categories each unit of c has.
 
     Raises:
-        JointVAEError: if there is no latent at all, or a size makes no sense.
+        JointVAEError: if there is no latent at all, there are too many, or a size makes no sense.
 
     >>> spec = LatentSpec(z=2, c=(10, 3))
     >>> spec.size, spec.n_parameters
@@ -40,6 +42,8 @@ class LatentSpec:
                 raise JointVAEError(f"A discrete latent needs at least 2 categories, not {n}.")
         if self.z == 0 and not self.c:
             raise JointVAEError("The model needs at least one latent, continuous or discrete.")
+        if self.size > LARGEST:  # a file may ask for more than the memory holds
+            raise JointVAEError(f"z and c together may have {LARGEST:,} entries, not {self.size:,}.")
 
     @property
     def size(self) -> int:

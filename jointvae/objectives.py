@@ -5,6 +5,7 @@ every latent unit, and returns its named terms; the loss is their plain sum. A c
 so nothing about a schedule needs saving.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -56,9 +57,12 @@ class Capacity:
     ceiling: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.start >= 0 and self.end >= 0, f"A capacity can't be below zero ({self.start} to {self.end}).")
+        ends = f"({self.start} to {self.end})"
+        _require(self.start >= 0 and self.end >= 0, f"A capacity can't be below zero {ends}.")
+        _require(math.isfinite(self.start) and math.isfinite(self.end), f"A capacity can't be infinite {ends}.")
         _require(self.steps > 0, f"A capacity needs at least 1 step to grow over, not {self.steps}.")
-        _require(self.ceiling is None or self.ceiling >= 0, f"A ceiling can't be below zero ({self.ceiling}).")
+        sensible = self.ceiling is None or 0 <= self.ceiling < math.inf
+        _require(sensible, f"A ceiling can't be below zero or infinite ({self.ceiling}).")
 
     def __call__(self, step: Step) -> Any:
         """The capacity at `step`, in nats; the first step of a run is 1, as in the authors' code.
@@ -98,7 +102,7 @@ class BetaVAE:
     name: Literal["beta_vae"] = "beta_vae"
 
     def __post_init__(self) -> None:
-        _require(self.beta >= 0, f"beta can't be below zero, not {self.beta}.")
+        _require(0 <= self.beta < math.inf, f"beta must be a number from zero, not {self.beta}.")
 
     def capacities(self, step: int) -> dict[str, float]:
         """None of its terms has a capacity."""
@@ -124,7 +128,7 @@ class AnnealedCapacity:
     name: Literal["annealed_capacity"] = "annealed_capacity"
 
     def __post_init__(self) -> None:
-        _require(self.gamma >= 0, f"gamma can't be below zero, not {self.gamma}.")
+        _require(0 <= self.gamma < math.inf, f"gamma must be a number from zero, not {self.gamma}.")
 
     def capacities(self, step: int) -> dict[str, float]:
         """C at this step, in nats."""
@@ -160,7 +164,7 @@ class SplitCapacity:
     name: Literal["split_capacity"] = "split_capacity"
 
     def __post_init__(self) -> None:
-        _require(self.gamma >= 0, f"gamma can't be below zero, not {self.gamma}.")
+        _require(0 <= self.gamma < math.inf, f"gamma must be a number from zero, not {self.gamma}.")
 
     def capacities(self, step: int) -> dict[str, float]:
         """C_z and C_c at this step, in nats."""

@@ -76,7 +76,7 @@ def _from_path(path: Path, channels: int) -> UInt8[Tensor, "n channels h w"]:
     if path.suffix == ".npy":
         try:
             return _from_array(np.load(path, allow_pickle=False), channels)
-        except (OSError, ValueError):
+        except (OSError, ValueError, MemoryError):  # a header may promise more than any memory holds
             raise JointVAEError(f"{path} is missing or not an array of NumPy: save one with numpy.save.") from None
     files = sorted(file for file in path.glob("*") if file.suffix.lower() in PICTURES) if path.is_dir() else []
     if not files:
@@ -102,5 +102,7 @@ def _picture(file: Path, channels: int) -> np.ndarray:
             if image.width != image.height:
                 raise JointVAEError(f"{file} is {image.width} x {image.height} pixels, not square: cut it first.")
             return np.asarray(image)
-    except OSError:  # Pillow's own error for what is no picture is one too
+    except JointVAEError:
+        raise
+    except Exception:  # Pillow's decoders raise whatever a damaged or hostile file provokes
         raise JointVAEError(f"{file} is damaged or not a picture: replace it or take it out of the folder.") from None

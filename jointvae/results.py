@@ -24,7 +24,7 @@ import jointvae
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import Evaluation
 from jointvae.files import write_atomic
-from jointvae.training import Config
+from jointvae.training import CURVES, Config
 
 SCHEMA = 1
 # What turns the decoded JSON of a schema into that of the next one, by the schema that it starts from.
@@ -71,7 +71,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Record:
-    """One run, from config to scores. `curves` holds a list per quantity with an entry per epoch, in nats per image."""
+    """One run, from config to scores. `curves` holds a list per quantity with an entry per epoch, in nats per image.
+
+    Raises:
+        JointVAEError: if the curves are not of that kind, or a finished run lacks what a failed one has not.
+    """
 
     name: str
     status: Literal["finished", "failed"]
@@ -87,6 +91,25 @@ class Record:
     scores: dict[str, float]  #: label-free
     checkpoint: Checkpoint | None
     schema: int = field(default=SCHEMA)
+
+    def __post_init__(self) -> None:
+        finished = self.train is not None and self.test is not None and self.error is None
+        if finished != (self.status == "finished") or (self.error is None) != finished:
+            raise JointVAEError("A finished run has its two evaluations and no error, a failed one an error.")
+        if missing := CURVES - self.curves.keys():
+            raise JointVAEError(f"The curves lack {min(missing)}.")
+        if len({len(curve) for curve in self.curves.values()}) > 1 or (finished and not self.curves["step"]):
+            raise JointVAEError("Every curve has an entry per epoch.")
+        if not all(_is_curve(name, values) for name, values in self.curves.items()):
+            raise JointVAEError("Curves hold numbers, those of units a list of them per epoch.")
+
+
+def _is_curve(name: str, values: list[Any]) -> bool:
+    """Whether each entry is a number, or for the units of z and of c one number per unit, as many in every epoch."""
+    if name not in ("kl_z", "kl_c"):
+        return all(isinstance(value, int | float) for value in values)
+    rows = all(isinstance(row, list) and all(isinstance(value, int | float) for value in row) for row in values)
+    return rows and len({len(row) for row in values}) <= 1
 
 
 @dataclass(frozen=True)
@@ -142,15 +165,25 @@ def read(path: Path, kind: type = Record) -> Any:
     Raises:
         JointVAEError: if the file is missing, cut, or has a field too few, too many or of the wrong kind.
     """
+    return parse(read_json(path), kind, path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a results file.
+
+    Raises:
+        JointVAEError: if the file is missing or is no JSON.
+    """
     try:
         content = json.loads(path.read_bytes())
+        json.dumps(content, allow_nan=False)  # Python reads NaN and infinity, which are no JSON
     except FileNotFoundError:
         raise JointVAEError(f"There is no results file {path}.") from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise JointVAEError(
             f"{path} is not readable JSON: restore it, or delete it and run the recipe again."
         ) from None
-    return parse(content, kind, path)
+    return content
 
 
 def parse(content: Any, kind: type, path: Path) -> Any:

@@ -28,6 +28,7 @@ from jointvae.training import Config, Hook, Trainer
 from jointvae.traversals import film_frame
 
 RUNS = Path("runs")
+MOST_SEEDS = 100_000  # of one sweep
 Say = Callable[[str, training.Progress | str], None]  # (run's name, its progress or its last word)
 News = training.Progress | results.Record | JointVAEError | OSError  # what a run of a sweep reports
 
@@ -380,5 +381,11 @@ def _train_group(
 
 
 def seeds(config: Config, first: int, count: int) -> list[Config]:
-    """The same config with `count` seeds in a row."""
+    """The same config with `count` seeds in a row.
+
+    Raises:
+        JointVAEError: if there are too many, or a seed is out of range.
+    """
+    if not 1 <= count <= MOST_SEEDS:
+        raise JointVAEError(f"A sweep takes 1 to {MOST_SEEDS:,} seeds, not {count:,}.")
     return [replace(config, seed=seed) for seed in range(first, first + count)]

@@ -4,10 +4,11 @@ import time
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jointvae import claims, training
+from jointvae import claims, training, verify
 from jointvae.results import Record
 
 PLAIN_EVERY = 30.0  # seconds between two lines of one run where there is no terminal to draw on
@@ -77,7 +78,7 @@ def claims_table(judgements: list[claims.Judgement]) -> Table:
     for judgement in judgements:
         claim, colour = judgement.claim, colours[judgement.verdict]
         values = (claims.show(claim.paper, claim.unit), claims.show(judgement.value, claim.unit))
-        table.add_row(claim.claim, *values, str(judgement.runs), f"[{colour}]{judgement.verdict}[/]")
+        table.add_row(escape(claim.claim), *values, str(judgement.runs), f"[{colour}]{judgement.verdict}[/]")
     return table
 
 
@@ -88,10 +89,23 @@ def runs_table(records: list[Record]) -> Table:
         table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold")
     for record in records:
         if record.test is None:
-            table.add_row(record.name, f"[red]failed: {record.error}[/]")
+            table.add_row(escape(record.name), f"[red]failed: {escape(str(record.error))}[/]")
             continue
         nats = [sum(record.test.kl_z), sum(record.test.kl_c), sum(record.test.information), record.test.reconstruction]
         shares = [record.test.accuracy, record.test.accuracy_majority]
         cells = [claims.show(share, "share") for share in shares] + [f"{value:.2f}" for value in nats]
-        table.add_row(record.name, *cells)
+        table.add_row(escape(record.name), *cells)
+    return table
+
+
+def verify_table(findings: list[verify.Finding]) -> Table:
+    """A row per recorded result, a column per check; what is left out has a dash."""
+    words = {"good": "[green]good[/]", "left out": "[dim]–[/]", "bad": "[bold red]BAD[/]"}
+    table = Table(title="Recorded results, checked", title_justify="left")
+    table.add_column("result", overflow="fold")
+    for check in verify.CHECKS:
+        table.add_column(check)
+    for result in dict.fromkeys(finding.result for finding in findings):
+        found = {finding.check: words[finding.state] for finding in findings if finding.result == result}
+        table.add_row(escape(result), *(found.get(check, "") for check in verify.CHECKS))
     return table

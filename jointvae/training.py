@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import ConfigDict, NonNegativeInt, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
 from jointvae import checkpoints
@@ -28,6 +30,8 @@ from jointvae.objectives import Capacity, Objective, SplitCapacity, Step, recons
 
 LOG10 = LatentSpec(0, (10,)).max_kl_c
 LARGEST_SEED = 2**31 - 1  # torch's generator on the CPU heeds 32 bits
+LARGEST = 10**9  # value of a setting; torch counts in 64 bits
+CURVES = {"step", "reconstruction", "kl_z", "kl_c"}  # and those of the objective's capacities
 REPORT_EVERY = 50  # steps between two looks at the losses
 
 
@@ -53,8 +57,8 @@ class Config:
     def __post_init__(self) -> None:
         ImageShape(*self.image).check()
         for name in ("tau", "learning_rate", "batch_size", "epochs"):
-            if not getattr(self, name) > 0:
-                raise JointVAEError(f"{name} must be above zero, not {getattr(self, name)}.")
+            if not 0 < getattr(self, name) <= LARGEST:
+                raise JointVAEError(f"{name} must be above zero and up to {LARGEST:,}, not {getattr(self, name)}.")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise JointVAEError(f"The seed must be from 0 to {LARGEST_SEED:,}, not {self.seed}.")
 
@@ -165,6 +169,26 @@ def step_losses(
     return loss, torch.cat([reconstruction.view(1), kl_z, kl_c]).detach()
 
 
+@checked_dataclass(frozen=True, config=ConfigDict(strict=True))
+class State:
+    """What a file of an unfinished run says beside its tensors.
+
+    Raises:
+        JointVAEError: if one of the curves is missing.
+    """
+
+    config: dict[str, Any]
+    step: NonNegativeInt
+    epoch: NonNegativeInt
+    seconds: float
+    sessions: list[dict[str, Any]]
+    curves: dict[str, list[Any]]
+
+    def __post_init__(self) -> None:
+        if missing := CURVES - self.curves.keys():
+            raise JointVAEError(f"the curve of {min(missing)} is missing")
+
+
 class Trainer:
     """A run in progress: the model, its optimiser, its noise, the steps done and the curves so far."""
 
@@ -273,8 +297,14 @@ class Trainer:
             JointVAEError: if the file is damaged or belongs to a run with another config.
         """
         state = checkpoints.load_training(path, self.model, self.optimizer, self.noise, asdict(self.config))
-        self.step, self.epoch = state["step"], state["epoch"]
-        self.seconds, self.sessions, self.curves = state["seconds"], state["sessions"], state["curves"]
+        try:
+            found = State(**state)
+        except (ValidationError, TypeError):
+            raise checkpoints.damaged(path) from None
+        if found.epoch > self.config.epochs or any(len(curve) != found.epoch for curve in found.curves.values()):
+            raise checkpoints.damaged(path)
+        self.step, self.epoch, self.seconds = found.step, found.epoch, found.seconds
+        self.sessions, self.curves = found.sessions, found.curves
 
 
 def keep_freed_memory() -> None:

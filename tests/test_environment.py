@@ -1,7 +1,11 @@
 """The files that describe the environment say the same thing, and none of them names a registry."""
 
 import re
+import shlex
+import socket
 import subprocess
+import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -111,3 +115,61 @@ def test_no_file_names_a_registry():
     files = [ROOT / name for name in listed.split("\0") if name]
     texts = {file: file.read_bytes().decode(errors="ignore").lower() for file in files if file.is_file()}
     assert [(str(file), host) for file, text in texts.items() for host in HOSTS if host in text] == []
+
+
+# --- What the Makefile promises ---
+
+
+def test_serve_is_heard_on_this_machine_only(tmp_path):
+    """Its own command, at a free port: 127.0.0.1 answers, and the machine's second address for itself does not."""
+    (line,) = (line for line in (ROOT / "Makefile").read_text().splitlines() if "http.server" in line)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "html").mkdir()
+    for name, value in {"PY": sys.executable, "SITE": tmp_path, "PORT": port}.items():
+        line = line.replace(f"$({name})", str(value))
+    with subprocess.Popen(shlex.split(line.strip().removeprefix("@")), stderr=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 60
+            while (answer := reached("127.0.0.1", port)) is False and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert answer
+            if sys.platform == "linux":  # where all of 127.0.0.0/8 leads to this machine
+                assert not reached("127.0.0.2", port)
+        finally:
+            server.terminate()
+
+
+def reached(address: str, port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex((address, port)) == 0
+
+
+def audit(auditor: Path) -> subprocess.CompletedProcess[str]:
+    """`make audit` with another program in the place of pip-audit, in the environment as it is."""
+    command = ["make", "--old-file", ".venv/.ready", "audit", f"AUDITOR={auditor}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_an_audit_without_a_network_says_so_in_one_sentence(tmp_path):
+    auditor = tmp_path / "auditor"
+    auditor.write_text("#!/bin/sh\necho a long traceback\nexit 1\n")
+    auditor.chmod(0o755)
+    done = audit(auditor)
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert [("it needs a network" in line) for line in said] == [True]
+    assert "traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_an_audit_shows_what_was_found_and_fails_if_anything_was(tmp_path, status):
+    auditor = tmp_path / "auditor"
+    auditor.write_text(
+        f'#!/bin/sh\nwhile [ "$1" != --output ]; do shift; done\necho "{{}}" >"$2"\necho found\nexit {status}\n'
+    )
+    auditor.chmod(0o755)
+    done = audit(auditor)
+    assert "found" in done.stdout
+    assert (done.returncode != 0) == (status != 0)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from jointvae import claims, results
 from jointvae.claims import Bounds, Claim, judge
@@ -171,6 +172,23 @@ def test_kept_weights_are_the_recorded_ones():
     assert kept
     for record in kept:
         assert runs.load(record, results.RESULTS / "runs").spec == record.config.latents
+
+
+def test_kept_weights_evaluate_to_the_recorded_counts_on_one_thread_and_on_two():
+    from jointvae import data, runs
+    from jointvae.evaluation import evaluate
+
+    if not data.folder("mnist"):
+        pytest.skip("MNIST is not on this machine")
+    record = results.records(recipe="mnist")[0]
+    model, images = runs.load(record, results.RESULTS / "runs"), data.load("mnist", "test")
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found = evaluate(model, images)
+            assert (found.confusion, found.accuracy) == (record.test.confusion, record.test.accuracy)
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_the_ledger_is_judged():

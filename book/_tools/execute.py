@@ -151,9 +151,13 @@ def check_parameters(notebook: NotebookNode, parameters: dict[str, Any]) -> None
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise ChapterError(f"a chapter needs one cell tagged `parameters`, this one has {len(cells)}.")
+    try:
+        lines = ast.parse(cells[0].source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # all that the parser of Python raises
+        raise ChapterError(f"its parameters cell is no Python ({type(error).__name__}).") from None
     declared = {
         target.id
-        for node in ast.parse(cells[0].source).body
+        for node in lines
         for target in (node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)])
         if isinstance(target, ast.Name)
     }
