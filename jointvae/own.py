@@ -75,9 +75,10 @@ def _from_array(array: np.ndarray, channels: int) -> UInt8[Tensor, "n channels h
 def _from_path(path: Path, channels: int) -> UInt8[Tensor, "n channels h w"]:
     if path.suffix == ".npy":
         try:
-            return _from_array(np.load(path, allow_pickle=False), channels)
-        except (OSError, ValueError, MemoryError):  # a header may promise more than any memory holds
+            array = np.load(path, allow_pickle=False)
+        except Exception:  # whatever a damaged header provokes; it may promise more than any memory holds
             raise JointVAEError(f"{path} is missing or not an array of NumPy: save one with numpy.save.") from None
+        return _from_array(array, channels)
     files = sorted(file for file in path.glob("*") if file.suffix.lower() in PICTURES) if path.is_dir() else []
     if not files:
         raise JointVAEError(f"{path} is neither a .npy file nor a folder with pictures ({', '.join(PICTURES)}).")

@@ -496,6 +496,12 @@ while not os.path.exists("../go"):
     time.sleep(0.02)"""
 
 
+MADE_FROM = (
+    *("Makefile", "pyproject.toml", "requirements.lock", "torch.txt"),
+    *("_config.yml", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md"),
+)
+
+
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A copy of the project with a tier of one short run and two short chapters, whose build only says that it was.
@@ -504,7 +510,7 @@ def project(tmp_path) -> Path:
     """
     root = tmp_path / "project"
     (root / "book").mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "torch.txt", "_config.yml", "CITATION.cff"):
+    for name in MADE_FROM:
         shutil.copy(ROOT / name, root)
     for name in ("jointvae", "book/_tools"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))

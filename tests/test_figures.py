@@ -59,9 +59,9 @@ def test_a_traversal_moves_one_unit_only(model):
 
 
 def test_categories_stand_in_the_order_of_their_classes(make_record):
-    found = make_record(confusion=[[0, 0, 9], [8, 1, 0], [1, 9, 0]]).test
+    found = make_record(images=28, confusion=[[0, 0, 9], [8, 1, 0], [1, 9, 0]]).test
     assert figures.matched_order(found) == [2, 0, 1]
-    wide = make_record(confusion=[[0, 9, 0], [8, 0, 1]]).test
+    wide = make_record(images=18, confusion=[[0, 9, 0], [8, 0, 1]]).test
     assert figures.matched_order(wide) == [1, 0, 2]
 
 

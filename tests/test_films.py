@@ -220,7 +220,8 @@ def damage(record: Path, how: str) -> str:
         (folder / "0001.png").write_bytes((folder / "0001.png").read_bytes()[:500])
         return "not a readable picture"
     content = json.loads(record.read_text())
-    record.write_text(json.dumps(content | {"test": None}))
+    failed = {"status": "failed", "error": "The loss was not finite.", "train": None, "test": None}
+    record.write_text(json.dumps(content | failed))
     return "no test evaluation"
 
 
