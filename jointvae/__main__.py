@@ -171,7 +171,7 @@ def _command(
 
 
 def _recipe_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("recipe", help="mnist, fashion or digits")
+    command.add_argument("recipe", help="mnist, fashion or digits; mnist-short or fashion-short: a third of the epochs")
     command.add_argument("--out", default="runs", help="folder of the records (default runs/)")
     command.add_argument("--device", default="auto", help="cpu, cuda, … (default: the GPU where there is one)")
     change = command.add_argument_group("changes to the recipe (the run gets a name of its own)")

@@ -32,7 +32,6 @@ from jointvae.training import (
 
 PLAIN_STEPS = 3  # before a step is captured: libraries set themselves up in the first ones
 SHARE = 0.8  # of the free memory that seeds may fill
-Step = Callable[..., Tensor]
 
 
 class _Losses(nn.Module):
@@ -180,7 +179,7 @@ class BatchedTrainer:
 class _Graph:
     """A training step captured as a CUDA graph. Capturing does not execute it."""
 
-    def __init__(self, step: Step, x: Tensor, noise: Noise) -> None:
+    def __init__(self, step: Callable[[Tensor, Noise], Tensor], x: Tensor, noise: Noise) -> None:
         self.x, self.noise = x.clone(), Noise(noise.epsilon.clone(), tuple(g.clone() for g in noise.g))
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):

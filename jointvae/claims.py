@@ -21,6 +21,7 @@ from jointvae.errors import JointVAEError
 from jointvae.evaluation import ACTIVE, Evaluation
 from jointvae.results import RESULTS, Record, Reference
 
+DEPTH = 16  # of nesting in a ledger; a valid one has 3 levels, and PyYAML takes seconds for thousands
 Verdict = Literal["reproduced", "partly", "not reproduced", "not tested"]
 
 
@@ -119,6 +120,20 @@ class Judgement:
     verdict: Verdict
 
 
+class _Shallow(yaml.SafeLoader):
+    """Refuses a file that is nested deeper than `DEPTH`, before it is read to its end."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise yaml.YAMLError("nested too deeply")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
 def read_ledger(path: Path = RESULTS / "claims.yml") -> list[Claim]:
     """The claims, in the ledger's order.
 
@@ -126,7 +141,7 @@ def read_ledger(path: Path = RESULTS / "claims.yml") -> list[Claim]:
         JointVAEError: if the file is missing, not YAML, or a claim has a field too few, too many or wrong.
     """
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=_Shallow)
     except FileNotFoundError:
         raise JointVAEError(f"There is no claims ledger at {path}.") from None
     except Exception:  # beside its own errors, PyYAML lets through whatever a wrong date or a deep nesting provokes

@@ -95,7 +95,21 @@ def _recipes() -> dict[str, Config]:
         learning_rate=1e-3,
         epochs=67,
     )
-    return {config.recipe: config for config in (mnist, fashion, digits)}
+    short = (_shortened(config, epochs=32) for config in (mnist, fashion))
+    return {config.recipe: config for config in (mnist, fashion, digits, *short)}
+
+
+def _shortened(config: Config, epochs: int) -> Config:
+    """The recipe NAME-short: fewer epochs, and ramps of the capacities that take the same share of them.
+
+    Not from the paper: for comparisons of many settings where only a processor is at hand.
+    """
+    objective, share = config.objective, epochs / config.epochs
+    assert isinstance(objective, SplitCapacity), "every recipe has the paper's objective"
+    C_z, C_c = (replace(C, steps=round(share * C.steps)) for C in (objective.C_z, objective.C_c))
+    return replace(
+        config, recipe=f"{config.recipe}-short", objective=replace(objective, C_z=C_z, C_c=C_c), epochs=epochs
+    )
 
 
 RECIPES = _recipes()
