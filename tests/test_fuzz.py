@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -127,26 +127,37 @@ ODD = [
 ]  # fmt: skip
 
 
-@st.composite
-def mangled(draw: Any, content: bytes, morsels: list[bytes] = MORSELS) -> bytes:
+WAYS = ("flip", "cut", "drop", "again", "insert", "overwrite")
+Edit = tuple[str, int, int, int, bytes]  # one of these, where, how many bytes, from where, and what is put there
+
+
+def edits(size: int, morsels: list[bytes] = MORSELS) -> st.SearchStrategy[list[Edit]]:
+    """What to do to a file of that size. Hypothesis keeps all that was drawn, so large files are spoilt afterwards."""
+    place = st.integers(0, size)
+    edit = st.tuples(st.sampled_from(WAYS), place, st.integers(1, 64), place, st.sampled_from(morsels))
+    return st.lists(edit, min_size=1, max_size=3)
+
+
+def mangle(content: bytes, done: list[Edit]) -> bytes:
     """The bytes with some of them flipped, cut off, dropped, said twice or mixed with others."""
     out = bytearray(content)
-    for _ in range(draw(st.integers(1, 3))):
-        at, length = draw(st.integers(0, len(out))), draw(st.integers(1, 64))
-        how = draw(st.sampled_from(("flip", "cut", "drop", "again", "insert", "overwrite")))
-        if how == "flip" and at < len(out):
-            out[at] ^= length
+    for how, at, length, start, morsel in done:
+        if how == "flip":
+            out[at : at + 1] = bytes(byte ^ length for byte in out[at : at + 1])
         elif how == "cut":
             del out[at:]
         elif how == "drop":
             del out[at : at + length]
         elif how == "again":
-            start = draw(st.integers(0, len(out)))
             out[at:at] = out[start : start + length]
         else:
-            morsel = draw(st.sampled_from(morsels))
             out[at : at + (len(morsel) if how == "overwrite" else 0)] = morsel
     return bytes(out)
+
+
+def mangled(content: bytes, morsels: list[bytes] = MORSELS) -> st.SearchStrategy[bytes]:
+    """A small file, spoilt."""
+    return edits(len(content), morsels).map(partial(mangle, content))
 
 
 def spots(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -484,7 +495,7 @@ def test_checkpoints(place, choice):
     path = place / "m.safetensors"
     how = choice.draw(st.sampled_from(("bytes", "header", "layout", "tensors")))
     if how == "bytes":
-        content = choice.draw(mangled(MODEL))
+        content = mangle(MODEL, choice.draw(edits(len(MODEL))))
     elif how == "header":
         content = with_header(choice.draw(twisted(HEADER)))
     elif how == "layout":
@@ -538,7 +549,7 @@ def test_state_dicts_of_others(place, choice):
     zipped = choice.draw(st.booleans())
     how = choice.draw(st.sampled_from(("bytes", "bytes", "content", "tensors", "trap", "pickle")))
     if how == "bytes":
-        content = choice.draw(mangled(LEGACY[zipped]))
+        content = mangle(LEGACY[zipped], choice.draw(edits(len(LEGACY[zipped]))))
     elif how == "content":
         content = saved(choice.draw(st.sampled_from(ODD_CONTENT)), _use_new_zipfile_serialization=zipped)
     elif how == "tensors":
@@ -571,7 +582,7 @@ def test_states_of_unfinished_runs(state, place, choice):
     tensors, rest, whole = state
     how = choice.draw(st.sampled_from(("bytes", "rest", "tensors")))
     if how == "bytes":
-        content = choice.draw(mangled(whole))
+        content = mangle(whole, choice.draw(edits(len(whole))))
     elif how == "rest":
         content = tensors_to_bytes(tensors, {"jointvae": json.dumps(choice.draw(twisted(rest)))})
     else:

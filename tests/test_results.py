@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,6 +145,16 @@ def test_spoilt_ledgers_are_refused_in_one_sentence(tmp_path, text):
     with pytest.raises(JointVAEError, match=re.escape(str(path))) as caught:
         claims.read_ledger(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("morsel", ["[", '{"a":', "- ", "? "])
+def test_a_ledger_nested_thousands_deep_is_refused_at_once(tmp_path, morsel):
+    path = tmp_path / "claims.yml"
+    path.write_text(morsel * 20_000)
+    started = time.process_time()
+    with pytest.raises(JointVAEError, match="not readable YAML"):
+        claims.read_ledger(path)
+    assert time.process_time() - started < 2
 
 
 # --- The committed results ---
