@@ -101,21 +101,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
-def _path(name: str, record: bool) -> Path:
-    return (results.RESULTS if record else runs.RUNS) / "benchmarks" / f"{name}.json"
-
-
-def recorded(name: str, record: bool) -> dict[str, Any]:
-    """What `save` wrote last; nothing if there is no such file."""
-    path = _path(name, record)
-    found: dict[str, Any] = results.read_json(path) if path.exists() else {}
-    return found
-
-
 def save(name: str, found: dict[str, Any], record: bool) -> Path:
     """Write what was found, with hardware and versions: to results/benchmarks/, or else to runs/benchmarks/."""
     found = found | {"provenance": vars(results.Provenance.now(runs.choose_device()))}
-    path = _path(name, record)
+    path = (results.RESULTS if record else runs.RUNS) / "benchmarks" / f"{name}.json"
     write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
     print(f"recorded in {path}", flush=True)
     return path
