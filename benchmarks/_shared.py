@@ -101,9 +101,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
-def save(name: str, found: dict[str, Any], record: bool) -> Path:
+def save(name: str, found: dict[str, Any], record: bool, device: str = "auto") -> Path:
     """Write what was found, with hardware and versions: to results/benchmarks/, or else to runs/benchmarks/."""
-    found = found | {"provenance": vars(results.Provenance.now(runs.choose_device()))}
+    found = found | {"provenance": vars(results.Provenance.now(runs.choose_device(device)))}
     path = (results.RESULTS if record else runs.RUNS) / "benchmarks" / f"{name}.json"
     write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
     print(f"recorded in {path}", flush=True)

@@ -1,103 +1,79 @@
-"""What the number of threads changes: the digits recipe, seed by seed, on 1 thread and on 2.
+"""What the same seed gives: once more, on another number of threads, and under another version of torch.
 
-    python benchmarks/threads.py [--seeds 4]
+    python benchmarks/threads.py [--threads 1 2] [--seeds 8]
 
 torch promises the same bits for the same number of threads, not for another one: a sum over a batch is cut into as
-many parts as there are threads, and float32 rounds each. The script trains a short run three times on each number of
-threads and says whether the weights are the same bit for bit. Then it trains every seed in full on both, and records
-how far the weights lie apart after one step, after an epoch and at the end, and the accuracy that each run earns.
-The result goes to results/benchmarks/threads.json.
+many parts as there are threads, and float32 rounds each. Every run here has a process of its own, on the CPU. On each
+number of threads a short run is made three times, and the records are compared in all but times; a record names the
+SHA-256 of its weights. Then the digits recipe is trained in full from every seed. The result is kept under the version
+of torch, so that another environment adds its own, and the book compares them.
 """
 
-import argparse
-import json
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import Tensor
+from _shared import parser, run, save
 
-from jointvae import data, evaluation, results, training
-from jointvae.files import write_atomic
+from jointvae import results, runs, training
 
-THREADS = (1, 2)
+RECIPE = training.recipe("digits")
 REPEATS = 3
+SHORT = replace(RECIPE, epochs=10)  # the run that is repeated
 
 
-def weights(trainer: training.Trainer) -> Tensor:
-    """All weights in one vector."""
-    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
-
-
-def one_step(trainer: training.Trainer, dataset: data.Dataset) -> None:
-    """The first step of the first epoch."""
-    order = training.epoch_order(trainer.config, 0, len(dataset))
-    trainer.train_step(data.as_floats(dataset.images[order[: trainer.config.batch_size]]))
-
-
-def one_epoch(trainer: training.Trainer, dataset: data.Dataset) -> None:
-    """The first epoch."""
-    trainer.train_epoch(dataset)
-
-
-def whole(trainer: training.Trainer, dataset: data.Dataset) -> None:
-    """All epochs."""
-    while trainer.epoch < trainer.config.epochs:
-        trainer.train_epoch(dataset)
-
-
-def trained(
-    seed: int, threads: int, dataset: data.Dataset, train: Callable[[training.Trainer, data.Dataset], None]
-) -> training.Trainer:
-    """A trainer of the digits recipe after `train`, on that many threads."""
+def trained(config: training.Config, threads: int) -> results.Record:
+    """The record of a run on that many threads, in a process and a folder of its own."""
     torch.set_num_threads(threads)
-    trainer = training.Trainer(replace(training.recipe("digits"), seed=seed))
-    train(trainer, dataset)
-    return trainer
+    with TemporaryDirectory() as folder:
+        return runs.sweep([config], Path(folder), "cpu", jobs=1, say=lambda name, news: None)[0]
 
 
-def repeats_agree(threads: int, dataset: data.Dataset) -> bool:
-    """Whether an epoch gives the same weights each time, bit for bit."""
-    first, *others = (weights(trained(0, threads, dataset, one_epoch)) for _ in range(REPEATS))
-    return all(torch.equal(first, other) for other in others)
+def but_times(record: results.Record) -> dict[str, Any]:
+    """All of a record that the seed decides: without durations, speeds and the time of day."""
+    found = asdict(record)
+    del found["seconds"], found["images_per_second"]
+    for sitting in found["provenance"]:
+        del sitting["started"]
+    return found
 
 
-def distance(first: Tensor, second: Tensor) -> float:
-    """The largest difference of two weights in the same place."""
-    return float((first - second).abs().max())
+def agree(records: list[results.Record]) -> bool:
+    """Whether records are the same in all but times."""
+    first, *others = map(but_times, records)
+    return all(other == first for other in others)
+
+
+def outcome(record: results.Record) -> dict[str, Any]:
+    """What is compared of a whole run: a share, a sum of the weights, and a curve in nats per image."""
+    return {
+        "seed": record.config.seed,
+        "accuracy": record.test.accuracy,
+        "weights": record.checkpoint.sha256,
+        "reconstruction": record.curves["reconstruction"],
+    }
 
 
 def main() -> None:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=4)
-    options = parser.parse_args()
-    train, test = data.load("digits", "train"), data.load("digits", "test")
-    agree = {threads: repeats_agree(threads, train) for threads in THREADS}
-    print(f"{REPEATS} repeats give the same bits: {agree}")
-    apart: dict[str, float] = {}
-    for name, part in {"step": one_step, "epoch": one_epoch}.items():
-        apart[name] = distance(*(weights(trained(0, threads, train, part)) for threads in THREADS))
-    accuracy: dict[int, list[float | None]] = {threads: [] for threads in THREADS}
-    ends = []
-    for seed in range(options.seeds):
-        pair = [trained(seed, threads, train, whole) for threads in THREADS]
-        ends.append(distance(*map(weights, pair)))
-        for threads, trainer in zip(THREADS, pair, strict=True):
-            accuracy[threads].append(evaluation.evaluate(trainer.model, test).accuracy)
-        print(f"seed {seed}: " + ", ".join(f"{accuracy[threads][-1]:.1%} on {threads}" for threads in THREADS))
-    apart["run"] = max(ends)
-    found = {
-        "repeats": REPEATS,
-        "repeats_agree": agree,
-        "largest_difference_of_weights": apart,
-        "accuracy": accuracy,
-        "provenance": vars(results.Provenance.now()),
-    }
-    path = results.RESULTS / "benchmarks" / "threads.json"
-    write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
-    print(f"weights lie apart by {apart}\nrecorded in {path}")
+    options = parser(__doc__)
+    options.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    options.add_argument("--seeds", type=int, default=8)
+    given = options.parse_args()
+    same = {}
+    for threads in given.threads:
+        same[threads] = agree([trained(SHORT, threads) for _ in range(REPEATS)])
+        print(f"{threads} threads: {REPEATS} records {'agree' if same[threads] else 'differ'}", flush=True)
+    outcomes: dict[int, list[dict[str, Any]]] = {threads: [] for threads in given.threads}
+    for seed in range(given.seeds):
+        for threads, found in outcomes.items():
+            found.append(outcome(trained(replace(RECIPE, seed=seed), threads)))
+            print(f"{threads} threads, seed {seed}: {found[-1]['accuracy']:.1%}", flush=True)
+    found = {"repeats": REPEATS, "repeated_epochs": SHORT.epochs, "repeats_agree": same, "outcomes": outcomes}
+    save(f"threads-{torch.__version__.partition('+')[0]}", found, given.record, device="cpu")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

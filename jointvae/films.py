@@ -225,12 +225,23 @@ def read(name: str, folder: Path = FILMS, runs: Path = RESULTS / "runs") -> tupl
     film = results.read(path, Film)
     for picture in [*film.sheets, film.poster]:
         image = folder / picture.file
-        if not image.exists() or sha256(image) != picture.sha256:
+        if not _is_whole(image, picture.sha256):
             raise JointVAEError(f"{image} is missing or damaged: restore it or make the film again.")
     record = results.read(record_path)
     if sha256(record_path) != film.record:
         raise JointVAEError(f"The film {path} was made from another record than {record_path}: make it again.")
+    latents = record.config.latents
+    if film.c != list(latents.c) or not set(film.z) <= set(range(latents.z)):
+        raise JointVAEError(f"The film {path} shows latents that its run has not: make it again.")
     return film, record
+
+
+def _is_whole(image: Path, checksum: str) -> bool:
+    """Whether the file is there as it was written; a damaged film may name what is no file, or can't be one."""
+    try:
+        return sha256(image) == checksum
+    except (OSError, ValueError):
+        return False
 
 
 def player_data(film: Film, record: Record) -> dict[str, Any]:

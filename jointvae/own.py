@@ -65,7 +65,7 @@ def _from_array(array: np.ndarray, channels: int) -> UInt8[Tensor, "n channels h
         array = array[..., None]
     if array.ndim != 4 or array.shape[3] != channels:
         raise JointVAEError(f"The array must have the shape {shape}, not {' x '.join(map(str, array.shape))}.")
-    if array.shape[1] != array.shape[2]:
+    if array.shape[1] != array.shape[2] or array.shape[1] == 0:
         raise JointVAEError(
             f"The images must be square, not {array.shape[1]} x {array.shape[2]} pixels: cut them first."
         )

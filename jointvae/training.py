@@ -31,6 +31,7 @@ from jointvae.objectives import Capacity, Objective, SplitCapacity, Step, recons
 LOG10 = LatentSpec(0, (10,)).max_kl_c
 LARGEST_SEED = 2**31 - 1  # torch's generator on the CPU heeds 32 bits
 LARGEST = 10**9  # value of a setting; torch counts in 64 bits
+LONGEST_NAME = 50  # characters; files are named after the recipe
 CURVES = {"step", "reconstruction", "kl_z", "kl_c"}  # and those of the objective's capacities
 REPORT_EVERY = 50  # steps between two looks at the losses
 
@@ -56,6 +57,12 @@ class Config:
 
     def __post_init__(self) -> None:
         ImageShape(*self.image).check()
+        for name in (self.recipe, self.dataset):
+            if not (0 < len(name) <= LONGEST_NAME and name.isprintable()) or "/" in name:
+                raise JointVAEError(
+                    f"A recipe or data set has a name of 1 to {LONGEST_NAME} printable characters without a slash, "
+                    f"not {name!r:.60}."
+                )
         for name in ("tau", "learning_rate", "batch_size", "epochs"):
             if not 0 < getattr(self, name) <= LARGEST:
                 raise JointVAEError(f"{name} must be above zero and up to {LARGEST:,}, not {getattr(self, name)}.")

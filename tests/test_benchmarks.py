@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import _shared  # noqa: E402
 import growth  # noqa: E402
 import profile_step  # noqa: E402
+import threads  # noqa: E402
 import train_step  # noqa: E402
 
 
@@ -113,3 +115,29 @@ def test_a_benchmark_of_the_readers_own_never_touches_the_recorded_one(tmp_path,
     assert not (tmp_path / "results").exists()
     assert _shared.save("x", {"a": 2}, record=True) == tmp_path / "results" / "benchmarks" / "x.json"
     assert json.loads(Path("runs/benchmarks/x.json").read_text())["a"] == 1
+
+
+def test_records_agree_if_they_differ_in_times_alone(make_record):
+    record = make_record()
+    later = replace(record.provenance[0], started="2027-01-01T00:00:00+00:00")
+    again = replace(record, seconds=2.0, images_per_second=50.0, provenance=[later])
+    assert threads.agree([record, again, record])
+    others = [
+        replace(record, checkpoint=replace(record.checkpoint, sha256="01")),
+        replace(record, curves=record.curves | {"reconstruction": [200.0, 150.00001]}),
+        replace(record, provenance=[replace(later, threads=2)]),
+        make_record(accuracy=0.91),
+    ]
+    assert not any(threads.agree([record, again, other]) for other in others)
+
+
+@pytest.mark.slow
+def test_a_run_on_so_many_threads_has_a_process_and_a_folder_of_its_own(quick):
+    before = torch.get_num_threads()
+    try:
+        records = [threads.trained(replace(quick, epochs=1), 1) for _ in range(2)]
+    finally:
+        torch.set_num_threads(before)
+    assert records[0].provenance[0].threads == 1
+    assert threads.agree(records)
+    assert threads.outcome(records[0])["weights"] == records[1].checkpoint.sha256

@@ -257,6 +257,27 @@ def test_a_film_that_is_not_whole_is_refused(made, copied, tmp_path):
         films.read(made.stem, out, copied.parent)
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"z": [10]}, "latents"),
+        ({"z": [-1]}, "latents"),
+        ({"c": [9]}, "latents"),
+        ({"poster": {"file": "x" * 5000, "sha256": "00", "frames": 1}}, "damaged"),
+        ({"poster": {"file": "", "sha256": "00", "frames": 1}}, "damaged"),
+        ({"poster": {"file": "\ud800", "sha256": "00", "frames": 1}}, "damaged"),
+    ],
+)
+def test_a_film_that_does_not_fit_its_run_or_its_folder_is_refused(made, copied, tmp_path, change, what):
+    out = tmp_path / "films"
+    shutil.copytree(made.parent, out)
+    path = out / made.name
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(JointVAEError, match=what) as caught:
+        films.read(made.stem, out, copied.parent)
+    assert str(caught.value).isprintable()
+
+
 COMMITTED = sorted(films.FILMS.glob("*.json"))
 
 

@@ -78,6 +78,7 @@ BAD_ARRAYS = {
     "bytes": made().astype(float),
     "shape": made()[0],
     "square": made()[:, :8],
+    "not 0 x 0": made()[:, :0, :0],
     "n x h x w,": made(channels=3),
 }
 

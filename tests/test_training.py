@@ -162,11 +162,24 @@ def test_training_learns(quick, digits, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"tau": 0.0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"epochs": 0}, {"seed": -1}, {"tau": float("nan")}],
+    [
+        {"tau": 0.0},
+        {"batch_size": 0},
+        {"learning_rate": -1.0},
+        {"epochs": 0},
+        {"seed": -1},
+        {"tau": float("nan")},
+        {"recipe": "a\nb"},
+        {"recipe": "../up"},
+        {"recipe": ""},
+        {"dataset": "x" * 51},
+        {"dataset": "\ud800"},
+    ],
 )
 def test_senseless_configs_are_refused(quick, change):
-    with pytest.raises(JointVAEError):
+    with pytest.raises(JointVAEError) as caught:
         replace(quick, **change)
+    assert str(caught.value).isprintable()
 
 
 def test_a_changed_recipe_has_another_name(quick):
