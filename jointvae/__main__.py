@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # torch takes seconds to import; --help need not wait for it
 PROGRAM = "jointvae" if Path(sys.argv[0]).stem == "jointvae" else "python -m jointvae"
 LAYOUT = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
 ENGINES = ("local", "ray")
+RECIPE = "mnist, fashion or digits; mnist-short, fashion-short: a third of the epochs"
+CHANGES = (
+    "dataset", "epochs", "batch_size", "learning_rate", "tau", "gamma", "c_z", "c_c", "z", "categories", "image_size",
+)  # fmt: skip
 EXAMPLES = f"""\
 examples:
   {PROGRAM} train mnist --seed 3      one run of the paper's recipe
@@ -51,22 +55,23 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "train digits --categories 10 2 --z 4",
         "train mnist --c-z 10 --c-c 2.3 --out elsewhere",
     )
-    _recipe_options(train)
+    _recipe_options(train, RECIPE)
     train.add_argument("--seed", type=int, default=0, help="decides weights, noise and order (default 0)")
     train.add_argument("--film", action="store_true", help="keep a picture of what each latent does after every epoch")
 
     sweep = _command(
         commands,
         "sweep",
-        "train many seeds of a recipe side by side",
+        "train many seeds of a recipe, or what a sweep file asks for, side by side",
         "sweep mnist --seeds 8 --jobs 2",
+        "sweep results/sweeps/objectives.yml",
         "sweep mnist --seeds 32 --together",
         "sweep digits --gamma 20 --first-seed 10",
         "sweep mnist --seeds 1000 --engine ray --out /shared/runs",
     )
-    _recipe_options(sweep)
-    sweep.add_argument("--first-seed", type=int, default=0, help="the others follow it (default 0)")
-    sweep.add_argument("--seeds", type=int, default=8, help="how many (default 8)")
+    _recipe_options(sweep, f"{RECIPE}; or a sweep file (.yml)")
+    sweep.add_argument("--first-seed", type=int, help="the others follow it (default 0)")
+    sweep.add_argument("--seeds", type=int, help="how many (default 8)")
     sweep.add_argument("--jobs", type=int, help="runs at a time (default 2; with ray, as many as find room)")
     sweep.add_argument("--together", action="store_true", help="all seeds as one batched model, meant for a GPU")
     sweep.add_argument(
@@ -78,6 +83,15 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     sweep.add_argument(
         "--gpus-per-run", type=float, metavar="N", default=0.0, help="with ray: 1, or a share of one (default 0)"
     )
+
+    collect = _command(
+        commands,
+        "collect",
+        "copy records of finished runs into a results folder",
+        "collect runs/mnist-short-*.json",
+    )
+    collect.add_argument("records", type=Path, nargs="+", help="JSON files that training left; weights stay there")
+    collect.add_argument("--results", type=Path, help="a results folder (default: the book's)")
 
     film = _command(
         commands,
@@ -170,8 +184,8 @@ def _command(
     )
 
 
-def _recipe_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("recipe", help="mnist, fashion or digits; mnist-short or fashion-short: a third of the epochs")
+def _recipe_options(command: argparse.ArgumentParser, recipe: str) -> None:
+    command.add_argument("recipe", help=recipe)
     command.add_argument("--out", default="runs", help="folder of the records (default runs/)")
     command.add_argument("--device", default="auto", help="cpu, cuda, … (default: the GPU where there is one)")
     change = command.add_argument_group("changes to the recipe (the run gets a name of its own)")
@@ -265,10 +279,10 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from jointvae import runs
+    from jointvae import runs, sweeps
     from jointvae.terminal import Display, runs_table
 
-    if options.seeds < 1 or (options.jobs is not None and options.jobs < 1):
+    if any(given is not None and given < 1 for given in (options.seeds, options.jobs)):
         raise JointVAEError("--seeds and --jobs must be 1 or more.")
     if options.engine not in ENGINES:
         raise JointVAEError(f"There is no engine '{options.engine}'; choose one of {', '.join(ENGINES)}.")
@@ -278,7 +292,11 @@ def _sweep(options: argparse.Namespace) -> None:
         raise JointVAEError("--gpus-per-run must be 0 or more.")
     if options.engine == "local" and (options.gpus_per_run or "://" in options.out):
         raise JointVAEError("--gpus-per-run and a URL as --out are for a cluster: add --engine ray.")
-    configs = runs.seeds(configure(options), options.first_seed, options.seeds)
+    if options.recipe.endswith(sweeps.FILES):
+        configs, names = _asked_by_file(options)
+    else:
+        configs = runs.seeds(configure(options), options.first_seed or 0, 8 if options.seeds is None else options.seeds)
+        names = [config.run_name for config in configs]
     with Display() as display:
         if options.engine == "ray":
             from jointvae import cluster
@@ -290,7 +308,28 @@ def _sweep(options: argparse.Namespace) -> None:
             records = runs.sweep_together(configs, Path(options.out), options.device, display.say)
         else:
             records = runs.sweep(configs, Path(options.out), options.device, options.jobs or 2, display.say)
-    display.console.print(runs_table(records))
+    display.console.print(runs_table(records, names))
+
+
+def _asked_by_file(options: argparse.Namespace) -> tuple[list["Config"], list[str]]:
+    """The configs that a sweep file asks for, and what to call their runs."""
+    from jointvae import sweeps
+
+    given = [option for option in (*CHANGES, "seeds", "first_seed") if getattr(options, option) is not None]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise JointVAEError(f"{options.recipe} says what to train: leave out {option}, or change the file.")
+    sweep = sweeps.read(Path(options.recipe))
+    names = [f"{setting}, seed {seed}" for seed in sweep.seeds for setting in sweep.settings]
+    return sweep.configs(), names
+
+
+def _collect(options: argparse.Namespace) -> None:
+    from jointvae import results
+
+    folder = (options.results or results.RESULTS) / "runs"
+    new = results.collect(options.records, folder)
+    print(f"{len(new)} of {len(options.records)} records are new in {folder}.")
 
 
 def _film(options: argparse.Namespace) -> None:
@@ -435,6 +474,7 @@ COMMANDS = {
     "reproduce": _reproduce,
     "claims": _claims,
     "verify": _verify,
+    "collect": _collect,
     "export": _export,
     "doctor": _doctor,
     "completion": _completion,

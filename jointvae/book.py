@@ -107,9 +107,10 @@ def chosen_run(name: str) -> Record:
     Raises:
         JointVAEError: if no finished run of the recipe is recorded with its weights.
     """
-    kept = [record for record in results.records(recipe=name) if record.checkpoint]
+    folder = RESULTS / "runs"
+    kept = [one for one in results.records(recipe=name) if one.checkpoint and (folder / one.checkpoint.file).exists()]
     if not kept:
-        raise JointVAEError(f"No run of '{name}' is recorded with its weights in {RESULTS / 'runs'}.")
+        raise JointVAEError(f"No run of '{name}' is recorded with its weights in {folder}.")
     return min(kept, key=lambda record: record.scores["reconstruction"])
 
 

@@ -5,23 +5,23 @@
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from scipy.stats import spearmanr
 
-from jointvae import results
+from jointvae import results, sweeps
 from jointvae.data import CLASSES
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import ACTIVE, Evaluation
+from jointvae.files import read_yaml
 from jointvae.results import RESULTS, Record, Reference
+from jointvae.sweeps import Sweep
 
-DEPTH = 16  # of nesting in a ledger; a valid one has 3 levels, and PyYAML takes seconds for thousands
 Verdict = Literal["reproduced", "partly", "not reproduced", "not tested"]
 
 
@@ -74,10 +74,10 @@ class Bounds:
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Claim:
-    """A claim and its test: a statistic over all finished runs of a recipe, or one evaluated reference model.
+    """A claim and its test: a statistic over the finished runs of a recipe or a sweep, or one evaluated reference.
 
     Raises:
-        ValueError: if it names a metric that there is not.
+        ValueError: if it names a metric that there is not, or is about two things.
     """
 
     id: str
@@ -88,6 +88,8 @@ class Claim:
     partly: Bounds | None = None
     recipe: str | None = None
     reference: str | None = None
+    sweep: str | None = None  #: of results/sweeps, with the names of those of its settings that the claim is about
+    settings: list[str] = field(default_factory=list)
     metric: str | list[str] | None = None
     statistic: Literal["max", "min", "mean", "median", "rank_correlation"] = "mean"
     paper: float | None = None
@@ -101,6 +103,10 @@ class Claim:
         pair = self.statistic == "rank_correlation"
         if self.metric is not None and len(self.metrics) != (2 if pair else 1):
             raise ValueError("a rank correlation has two metrics, any other statistic one")
+        if sum(source is not None for source in (self.recipe, self.reference, self.sweep)) > 1:
+            raise ValueError("a claim is about a recipe, a reference or a sweep, not two of them")
+        if (self.sweep is None) != (not self.settings):
+            raise ValueError("a claim on a sweep names its settings, another one none")
         if self.reference is not None and "kl_c_share" in self.metrics:
             raise ValueError("kl_c_share needs the config of a run, which a reference has not")
 
@@ -120,20 +126,6 @@ class Judgement:
     verdict: Verdict
 
 
-class _Shallow(yaml.SafeLoader):
-    """Refuses a file that is nested deeper than `DEPTH`, before it is read to its end."""
-
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self.depth += 1
-        if self.depth > DEPTH:
-            raise yaml.YAMLError("nested too deeply")
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
 def read_ledger(path: Path = RESULTS / "claims.yml") -> list[Claim]:
     """The claims, in the ledger's order.
 
@@ -141,28 +133,31 @@ def read_ledger(path: Path = RESULTS / "claims.yml") -> list[Claim]:
         JointVAEError: if the file is missing, not YAML, or a claim has a field too few, too many or wrong.
     """
     try:
-        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=_Shallow)
+        ledger = TypeAdapter(list[Claim]).validate_python(read_yaml(path))
     except FileNotFoundError:
         raise JointVAEError(f"There is no claims ledger at {path}.") from None
-    except Exception:  # beside its own errors, PyYAML lets through whatever a wrong date or a deep nesting provokes
-        raise JointVAEError(f"{path} is not readable YAML.") from None
-    try:
-        ledger = TypeAdapter(list[Claim]).validate_python(rows)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise JointVAEError(f"{path} is not a valid ledger ({where}: {first['msg'].lower()}).") from None
+        raise JointVAEError(f"{path} is not a valid ledger ({results.first_error(error)}).") from None
     ids = [claim.id for claim in ledger]
     if len(set(ids)) < len(ids):
         raise JointVAEError(f"{path} names the claim {statistics.mode(ids)} twice.")
     return ledger
 
 
-def judge(claim: Claim, records: list[Record], references: list[Reference]) -> Judgement:
-    """The verdict on one claim, computed from the records that it asks for."""
+def judge(
+    claim: Claim, records: list[Record], references: list[Reference], sweeps: dict[str, Sweep] | None = None
+) -> Judgement:
+    """The verdict on one claim, computed from the records that it asks for.
+
+    Raises:
+        JointVAEError: if there is no such sweep, or it has no such setting.
+    """
     pool: list[Any]
     if claim.reference:
         pool = [reference for reference in references if reference.name == claim.reference]
+    elif claim.sweep:
+        asked = _runs_of(claim, sweeps or {})
+        pool = [record for record in records if record.name in asked and record.status == "finished"]
     else:
         pool = [r for r in records if r.config.recipe == claim.recipe and r.status == "finished" and is_plain(r)]
     if not claim.metrics or len(pool) < max(claim.min_runs, len(claim.metrics)):  # a rank correlation needs two
@@ -179,6 +174,17 @@ def judge(claim: Claim, records: list[Record], references: list[Reference]) -> J
     return Judgement(claim, value, len(pool), _verdict(claim, value))
 
 
+def _runs_of(claim: Claim, sweeps: dict[str, Sweep]) -> set[str]:
+    """The names of all runs that a claim on a sweep asks for."""
+    if claim.sweep not in sweeps:
+        raise JointVAEError(f"The claim {claim.id} is about the sweep '{claim.sweep}', which has no file.")
+    sweep = sweeps[claim.sweep]
+    try:
+        return {sweep.config(setting, seed).run_name for setting in claim.settings for seed in sweep.seeds}
+    except ValueError as error:
+        raise JointVAEError(f"The claim {claim.id} can't be judged: {error}.") from None
+
+
 def is_plain(record: Record) -> bool:
     """Whether a run followed its recipe to the letter; a changed hyperparameter puts a hash into the name."""
     return record.name == f"{record.config.recipe}-seed{record.config.seed}"
@@ -193,7 +199,8 @@ def _verdict(claim: Claim, value: float) -> Verdict:
 def judge_all(folder: Path = RESULTS) -> list[Judgement]:
     """The verdict on every claim of the ledger, from the records of a results folder."""
     records, references = results.records(folder / "runs"), results.references(folder / "reference")
-    return [judge(claim, records, references) for claim in read_ledger(folder / "claims.yml")]
+    found = sweeps.read_all(folder / "sweeps")
+    return [judge(claim, records, references, found) for claim in read_ledger(folder / "claims.yml")]
 
 
 def show(value: float | None, unit: str) -> str:

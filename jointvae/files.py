@@ -6,12 +6,15 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from jointvae.errors import JointVAEError
 
 PART = ".part"  # how the name of a file ends that is still being written
+DEPTH = 16  # of nesting in a YAML file; valid ones have few levels, and PyYAML takes seconds for thousands
 
 
 class BusyError(JointVAEError):
@@ -78,6 +81,35 @@ def alone(path: Path, wait: bool, refusal: str) -> Iterator[None]:
             raise BusyError(refusal) from None
     with held:
         yield
+
+
+class _Shallow(yaml.SafeLoader):
+    """Refuses a file that is nested deeper than `DEPTH` before reading it to its end."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise yaml.YAMLError("nested too deeply")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file, which can't execute anything.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        JointVAEError: if it is not YAML, or can't be read.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Shallow)
+    except FileNotFoundError:
+        raise
+    except Exception:  # beside its own errors, PyYAML lets through whatever a wrong date provokes
+        raise JointVAEError(f"{path} is not readable YAML.") from None
 
 
 def sha256(path: Path) -> str:

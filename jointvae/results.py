@@ -9,7 +9,7 @@ Each record names its schema, the version of its fields. A change of the fields 
 import json
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -197,18 +197,37 @@ def parse(content: Any, kind: type, path: Path) -> Any:
     remedy = "restore the file, or delete it and run the recipe again"
     if isinstance(content, dict) and "schema" in content:
         content = _migrated(content, path)
+    try:
+        return validate(content, kind)
+    except ValueError as error:
+        raise JointVAEError(f"{path} is not a valid record ({error}): {remedy}.") from None
+
+
+def validate(content: Any, kind: type) -> Any:
+    """Decoded JSON as a dataclass, strictly.
+
+    Raises:
+        ValueError: with the first field that is wrong, missing or unknown.
+        JointVAEError: if the fields don't go together.
+    """
     adapter = _adapter(kind)
     try:
         record = adapter.validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise JointVAEError(f"{path} is not a valid record ({where}: {first['msg'].lower()}): {remedy}.") from None
+        raise ValueError(first_error(error)) from None
     # Dataclass defaults would silently fill a missing field, and unknown ones would be dropped.
     difference = _difference(content, adapter.dump_python(record, mode="json"))
     if difference:
-        raise JointVAEError(f"{path} is not a valid record ({difference}): {remedy}.")
+        raise ValueError(difference)
     return record
+
+
+def first_error(error: ValidationError) -> str:
+    """Where it is, and what it is, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}"
 
 
 def _migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -253,10 +272,57 @@ def _difference(given: Any, expected: Any, where: str = "") -> str | None:
 
 
 def records(folder: Path = RESULTS / "runs", recipe: str | None = None) -> list[Record]:
-    """All records of a folder, of one recipe if named, in the order of their seeds."""
-    found = [read(path) for path in sorted(folder.glob("*.json"))]
+    """All records of a folder, of one recipe if named, in the order of their seeds.
+
+    Raises:
+        JointVAEError: if one of them can't be read, or two are of the same run.
+    """
+    paths: dict[str, Path] = {}
+    found: list[Record] = []
+    for path in sorted(folder.glob("*.json")):
+        record: Record = read(path)
+        if record.config.run_name in paths:
+            first = paths[record.config.run_name]
+            words = disagreement(read(first), record)
+            raise JointVAEError(
+                f"{first} and {path} are records of the same run"
+                f"{f' that disagree ({words})' if words else ''}: move one of them away."
+            )
+        paths[record.config.run_name] = path
+        found.append(record)
     kept = [record for record in found if recipe is None or record.config.recipe == recipe]
     return sorted(kept, key=lambda record: (record.config.recipe, record.config.seed, record.name))
+
+
+def disagreement(first: Record, second: Record) -> str | None:
+    """The first place where two records of one run say something else, where and when they were made aside."""
+    made = ("provenance", "seconds", "images_per_second", "checkpoint")
+    contents = [json.loads(json.dumps(asdict(record))) for record in (first, second)]
+    one, other = ({name: value for name, value in content.items() if name not in made} for content in contents)
+    return _difference(one, other)
+
+
+def collect(paths: Iterable[Path], folder: Path = RESULTS / "runs") -> list[Path]:
+    """Copy finished runs' records, without their weights, into a results folder; returns what is new there.
+
+    Raises:
+        JointVAEError: if a file is no record, or another result of the same run is there; then nothing is copied.
+    """
+    new: dict[Path, Record] = {}
+    for path in paths:
+        record: Record = read(path)
+        target = folder / f"{record.name}.json"
+        there = new.get(target) or (read(target) if target.exists() else None)
+        if there is None:
+            new[target] = record
+        elif words := disagreement(there, record):
+            raise JointVAEError(
+                f"{path} and {target} are records of the same run that disagree ({words}): nothing was copied; "
+                "move one of them away."
+            )
+    for target, record in new.items():
+        write(target, record)
+    return list(new)
 
 
 def references(folder: Path = RESULTS / "reference") -> list[Reference]:

@@ -291,31 +291,39 @@ def _news(pipe: Connection, name: str, process: BaseProcess) -> News:
 
 
 def sweep_together(configs: Iterable[Config], folder: Path, device: str, say: Say) -> list[results.Record]:
-    """Run many configs that differ in the seed alone as one batched model, in this process.
+    """Run many configs in this process; those that differ in the seed alone are trained as one batched model.
 
     Leaves the files that `sweep` leaves, and goes on with what either of them left. Where the memory takes fewer
     seeds, they are trained in turns, and a line says so. Runs that another process is at come last, if that one did
     not finish them. Finished runs are kept if another fails; the first failure is raised at the end.
     """
     configs = list(configs)
-    new = [config for config in configs if not _path(config, folder, "json").exists()]
-    failures: list[JointVAEError] = []
-    if new:
-        where = choose_device(device)
-        train_data, test_data = (split.to(where) for split in _load(new[0]))
-        _check_images(new[0], train_data)
-        training.keep_freed_memory()
-        _allow_open_files(len(new))
-        for patient in (False, True):
-            with contextlib.ExitStack() as locks:
-                mine = [config for config in new if _claim(config, folder, patient, locks)]
-                failures += _train_together(mine, folder, where, train_data, test_data, say)
+    new: dict[str, list[Config]] = {}
+    for config in configs:
+        if not _path(config, folder, "json").exists():
+            new.setdefault(replace(config, seed=0).run_name, []).append(config)
+    failures = [error for seeds in new.values() for error in _sweep_seeds(seeds, folder, device, say)]
     if failures:
         raise failures[0]
     found = [results.read(_path(config, folder, "json")) for config in configs]
     for config in configs:
         _tidy(config, folder)
     return found
+
+
+def _sweep_seeds(configs: list[Config], folder: Path, device: str, say: Say) -> list[JointVAEError]:
+    """Train what no other process is at, then what others were at and did not finish; returns what failed."""
+    where = choose_device(device)
+    train_data, test_data = (split.to(where) for split in _load(configs[0]))
+    _check_images(configs[0], train_data)
+    training.keep_freed_memory()
+    _allow_open_files(len(configs))
+    failures: list[JointVAEError] = []
+    for patient in (False, True):
+        with contextlib.ExitStack() as locks:
+            mine = [config for config in configs if _claim(config, folder, patient, locks)]
+            failures += _train_together(mine, folder, where, train_data, test_data, say)
+    return failures
 
 
 def _allow_open_files(more: int) -> None:

@@ -82,19 +82,19 @@ def claims_table(judgements: list[claims.Judgement]) -> Table:
     return table
 
 
-def runs_table(records: list[Record]) -> Table:
-    """A row per run, failed ones included; every accuracy is on the test set."""
+def runs_table(records: list[Record], names: list[str] | None = None) -> Table:
+    """A row per run, failed ones included; every accuracy is on the test set. `names` take the place of the runs'."""
     table = Table(title="Runs on the test set; rec is the reconstruction loss; nats per image", title_justify="left")
     for heading in ("run", "one-to-one", "majority", "KL_z", "KL_c", "I(x;c)", "rec"):
         table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold")
-    for record in records:
+    for name, record in zip(names or [record.name for record in records], records, strict=True):
         if record.test is None:
-            table.add_row(escape(record.name), f"[red]failed: {escape(str(record.error))}[/]")
+            table.add_row(escape(name), f"[red]failed: {escape(str(record.error))}[/]")
             continue
         nats = [sum(record.test.kl_z), sum(record.test.kl_c), sum(record.test.information), record.test.reconstruction]
         shares = [record.test.accuracy, record.test.accuracy_majority]
         cells = [claims.show(share, "share") for share in shares] + [f"{value:.2f}" for value in nats]
-        table.add_row(escape(record.name), *cells)
+        table.add_row(escape(name), *cells)
     return table
 
 

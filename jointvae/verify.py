@@ -6,7 +6,7 @@ processor, adds them in another order: they must agree to `TOLERANCE`.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from jointvae import claims, data, films, results, runs, training
+from jointvae import claims, data, films, results, runs, sweeps, training
 from jointvae.claims import Claim
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import Evaluation, evaluate, majority, one_to_one
@@ -44,13 +44,18 @@ class LeftOutError(Exception):
 
 
 def examine(folder: Path = RESULTS, say: Callable[[str], None] = lambda _: None) -> list[Finding]:
-    """All checks of all results in a folder: runs, models of others, films, benchmarks and the ledger.
+    """All checks of all results in a folder: the ledger, sweep files, runs, models of others, films and benchmarks.
 
     `say` hears which model is being evaluated, as that takes a while.
     """
     ledger, findings = _ledger(folder)
+    asked: set[str] = set()  # names of runs that a sweep asks for
+    for path in sorted((folder / "sweeps").glob("*.yml")):
+        findings.append(_finding(path, folder, "schema", partial(sweeps.read, path)))
+        if findings[-1].state == "good":
+            asked |= {config.run_name for config in sweeps.read(path).configs()}
     for path in sorted((folder / "runs").glob("*.json")):
-        findings += _run(path, folder, ledger, say)
+        findings += _run(path, folder, ledger, asked, say)
     for path in sorted((folder / "reference").glob("*.json")):
         findings += _reference(path, folder, ledger)
     for path in sorted((folder / "films").glob("*.json")):
@@ -92,16 +97,19 @@ def _check_ledger(ledger: list[Claim], folder: Path) -> None:
             raise JointVAEError(f"The claim {claim.id} is about the recipe '{claim.recipe}', which is none.")
         if claim.reference is not None and not (folder / "reference" / f"{claim.reference}.json").exists():
             raise JointVAEError(f"The claim {claim.id} is about the model '{claim.reference}', which has no record.")
+        claims.judge(claim, [], [], sweeps.read_all(folder / "sweeps"))
 
 
-def _run(path: Path, folder: Path, ledger: list[Claim], say: Callable[[str], None]) -> Iterable[Finding]:
+def _run(
+    path: Path, folder: Path, ledger: list[Claim], asked: set[str], say: Callable[[str], None]
+) -> Iterable[Finding]:
     finding = _finding(path, folder, "schema", partial(results.read, path))
     yield finding
     if finding.state == "bad":
         return
     record: Record = results.read(path)
     yield _finding(path, folder, "scores", partial(check_record, record, path))
-    yield _finding(path, folder, "claim", partial(check_claim, record, ledger))
+    yield _finding(path, folder, "claim", partial(check_claim, record, ledger, asked))
     weights = _finding(path, folder, "weights", partial(check_weights, record, path.parent))
     yield weights
     if weights.state == "good":
@@ -184,8 +192,8 @@ def _check_scores(found: Evaluation, split: str, path: Path) -> None:
             raise JointVAEError(f"{path} has a {name} on {split} that does not follow from its confusion matrix.")
 
 
-def check_claim(result: Record | Reference, ledger: list[Claim]) -> None:
-    """A claim of the ledger is judged by this result.
+def check_claim(result: Record | Reference, ledger: list[Claim], asked: Container[str] = ()) -> None:
+    """A claim of the ledger is judged by this result, or a sweep has `asked` for it.
 
     Raises:
         JointVAEError: if there is none.
@@ -194,6 +202,8 @@ def check_claim(result: Record | Reference, ledger: list[Claim]) -> None:
     if isinstance(result, Reference):
         if not any(claim.reference == result.name for claim in ledger):
             raise JointVAEError(f"No claim is about the model {result.name}: add one, or take the record out.")
+        return
+    if result.name in asked:
         return
     if result.status == "failed":
         raise LeftOutError("a failed run is no evidence")

@@ -1,7 +1,7 @@
 """Hostile input: whatever a file or an option holds is taken, or refused in one sentence, in bounded time and memory.
 
 Each test starts from something valid and spoils it. `make test` tries a thousand cases, the same ones every time;
-`make fuzz` tries FUZZ new ones. There are no sweep files: a sweep is asked for by options, and those are tried.
+`make fuzz` tries FUZZ new ones.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from safetensors.torch import save as tensors_to_bytes
 from test_checkpoints import authors_layers
 
 from jointvae import __main__ as cli
-from jointvae import book, checkpoints, claims, data, films, own, results, runs, training
+from jointvae import book, checkpoints, claims, data, films, own, results, runs, sweeps, training
 from jointvae.errors import JointVAEError
 from jointvae.files import sha256
 from jointvae.latents import LatentSpec
@@ -42,7 +42,7 @@ from jointvae.model import ImageShape, JointVAE
 
 ROOT = Path(__file__).parent.parent
 CASES = int(os.environ.get("FUZZ", "1000"))
-TESTS = 12  # of this module that try cases; the last one counts them
+TESTS = 13  # of this module that try cases; the last one counts them
 MEMORY = 1 << 30  # bytes that the whole module may take on top of what the process has when it starts
 SECONDS = 5  # of processor time that one case may take
 LONGEST_SENTENCE = 1000  # characters
@@ -346,6 +346,42 @@ def test_ledgers(place, content):
             (folder / name).write_text(json.dumps(whole))
     (folder / "claims.yml").write_bytes(content)
     looked_at(folder)
+
+
+SWEEP = {
+    "question": "q",
+    "recipe": "mnist-short",
+    "seeds": [0, 1],
+    "settings": {
+        "recipe": {},
+        "beta": {"objective": {"name": "beta_vae", "beta": 2.0}},
+        "shared": {
+            "objective": {
+                "name": "annealed_capacity",
+                "gamma": 30.0,
+                "C": {"start": 0.0, "end": 7.0, "steps": 80, "ceiling": None},
+            }
+        },
+        "wide": {"latents": {"z": 4, "c": [3, 2]}, "epochs": 1, "objective": {"C_c": {"ceiling": 1.8}}},
+    },
+}
+
+
+@fuzz
+@given(
+    content=st.one_of(
+        mangled(yaml.safe_dump(SWEEP).encode(), YAML_MORSELS),
+        twisted(SWEEP).map(lambda found: json.dumps(found).encode()),
+    )
+)
+def test_sweep_files(place, content):
+    path = place / "sweep.yml"
+    path.write_bytes(content)
+    found = taken_or_refused(lambda: sweeps.read(path))
+    if found:
+        for config in found.configs():
+            assert config.run_name.isprintable()
+        assert found.records(place / "none").keys() == found.settings.keys()
 
 
 # --- Data ------------------------------------------------------------------------------------------------------------
