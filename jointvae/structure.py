@@ -15,7 +15,7 @@ STAGES = {
     "objective": ("objectives",),
     "training": ("checkpoints", "training", "batched"),
     "evaluation": ("traversals", "names", "onnx_graph", "evaluation"),
-    "results": ("results", "runs", "cluster", "films", "export", "claims", "verify"),
+    "results": ("results", "sweeps", "runs", "cluster", "films", "export", "claims", "verify"),
     "book": ("figures", "checks", "book"),
     "commands": ("doctor", "terminal", "__main__"),
 }
