@@ -84,7 +84,7 @@ def alone(path: Path, wait: bool, refusal: str) -> Iterator[None]:
 
 
 class _Shallow(yaml.SafeLoader):
-    """Refuses a file that is nested deeper than `DEPTH` before reading it to its end."""
+    """Refuses a file that is nested deeper than `DEPTH` before reading it to its end, and text that is no Unicode."""
 
     depth = 0
 
@@ -94,6 +94,11 @@ class _Shallow(yaml.SafeLoader):
             raise yaml.YAMLError("nested too deeply")
         node = super().compose_node(parent, index)
         self.depth -= 1
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        node.value.encode()  # an escape may stand for half a character, which can't be printed or written
         return node
 
 

@@ -37,6 +37,8 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be different numbers, at least one")
+        if not 0 <= min(self.seeds) <= max(self.seeds) <= training.LARGEST_SEED:
+            raise ValueError(f"every seed must be from 0 to {training.LARGEST_SEED:,}")
         if not self.settings:
             raise ValueError("there is no setting")
         names: dict[str, str] = {}  # of runs

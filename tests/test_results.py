@@ -135,6 +135,7 @@ def test_overlap_by_hand(make_record):
         "- {id: a, claim: c, source: s, criterion: k, metric: nonsense}",
         "- {id: a, claim: c, source: s, criterion: k, surprise: 1}",
         "- [",
+        '- {id: a, claim: c, source: s, criterion: k, metric: "\\ud800"}',
         "!!python/object/apply:os.system ['true']",
         "- {id: a, claim: c, source: s, criterion: k}\n- {id: a, claim: c, source: s, criterion: k}",
     ],

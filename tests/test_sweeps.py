@@ -69,6 +69,7 @@ def test_changes_reach_the_config_and_leave_the_rest(gamma, nats, steps, z, c):
         ({"seeds": [1, 1]}, "different"),
         ({"seeds": [True]}, "seeds"),
         ({"seeds": [-1]}, "seed must be"),
+        ({"seeds": [0, 2**31]}, "seed must be"),
         ({"settings": {}}, "no setting"),
         ({"settings": {"odd": {"epoks": 3}}}, "'odd': the field epoks is unknown"),
         ({"settings": {"odd": {"epochs": "3"}}}, "epochs"),
@@ -97,7 +98,9 @@ def test_a_missing_field_is_named(tmp_path, field):
         sweeps.read(path)
 
 
-@pytest.mark.parametrize("content", ["", "- a", "[" * 20_000, "question: [", "!!python/object/apply:os.getcwd []"])
+@pytest.mark.parametrize(
+    "content", ["", "- a", "[" * 20_000, "question: [", '"\\ud800"', "!!python/object/apply:os.getcwd []"]
+)
 def test_what_is_no_sweep_file_is_refused(tmp_path, content):
     path = tmp_path / "sweep.yml"
     path.write_text(content)
