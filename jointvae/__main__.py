@@ -8,7 +8,7 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jointvae.errors import JointVAEError
 
@@ -19,9 +19,19 @@ PROGRAM = "jointvae" if Path(sys.argv[0]).stem == "jointvae" else "python -m joi
 LAYOUT = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
 ENGINES = ("local", "ray")
 RECIPE = "mnist, fashion or digits; mnist-short, fashion-short: a third of the epochs"
-CHANGES = (
-    "dataset", "epochs", "batch_size", "learning_rate", "tau", "gamma", "c_z", "c_c", "z", "categories", "image_size",
-)  # fmt: skip
+CHANGES: dict[str, dict[str, Any]] = {  # to a recipe, on the command line; a sweep file takes the place of all of them
+    "--dataset": {"help": "mnist, fashion or digits"},
+    "--epochs": {"type": int, "help": "passes over the training set"},
+    "--batch-size": {"type": int, "help": "images per step"},
+    "--learning-rate": {"type": float, "help": "of Adam"},
+    "--tau": {"type": float, "help": "temperature of the relaxed samples"},
+    "--gamma": {"type": float, "help": "weight of the capacity terms"},
+    "--c-z": {"type": float, "metavar": "NATS", "help": "final capacity of z"},
+    "--c-c": {"type": float, "metavar": "NATS", "help": "final capacity of c"},
+    "--z": {"type": int, "metavar": "UNITS", "help": "units of z (0 for none)"},
+    "--categories": {"type": int, "nargs": "*", "metavar": "N", "help": "categories of each c (none: no c)"},
+    "--image-size": {"type": int, "metavar": "PIXELS", "help": "32 or 64"},
+}
 EXAMPLES = f"""\
 examples:
   {PROGRAM} train mnist --seed 3      one run of the paper's recipe
@@ -189,17 +199,8 @@ def _recipe_options(command: argparse.ArgumentParser, recipe: str) -> None:
     command.add_argument("--out", default="runs", help="folder of the records (default runs/)")
     command.add_argument("--device", default="auto", help="cpu, cuda, … (default: the GPU where there is one)")
     change = command.add_argument_group("changes to the recipe (the run gets a name of its own)")
-    change.add_argument("--dataset", help="mnist, fashion or digits")
-    change.add_argument("--epochs", type=int, help="passes over the training set")
-    change.add_argument("--batch-size", type=int, help="images per step")
-    change.add_argument("--learning-rate", type=float, help="of Adam")
-    change.add_argument("--tau", type=float, help="temperature of the relaxed samples")
-    change.add_argument("--gamma", type=float, help="weight of the capacity terms")
-    change.add_argument("--c-z", type=float, metavar="NATS", help="final capacity of z")
-    change.add_argument("--c-c", type=float, metavar="NATS", help="final capacity of c")
-    change.add_argument("--z", type=int, metavar="UNITS", help="units of z (0 for none)")
-    change.add_argument("--categories", type=int, nargs="*", metavar="N", help="categories of each c (none: no c)")
-    change.add_argument("--image-size", type=int, metavar="PIXELS", help="32 or 64")
+    for option, settings in CHANGES.items():
+        change.add_argument(option, **settings)
 
 
 def configure(options: argparse.Namespace) -> "Config":
@@ -315,10 +316,9 @@ def _asked_by_file(options: argparse.Namespace) -> tuple[list["Config"], list[st
     """The configs that a sweep file asks for, and what to call their runs."""
     from jointvae import sweeps
 
-    given = [option for option in (*CHANGES, "seeds", "first_seed") if getattr(options, option) is not None]
-    if given:
-        option = f"--{given[0].replace('_', '-')}"
-        raise JointVAEError(f"{options.recipe} says what to train: leave out {option}, or change the file.")
+    for option in (*CHANGES, "--seeds", "--first-seed"):
+        if getattr(options, option[2:].replace("-", "_")) is not None:
+            raise JointVAEError(f"{options.recipe} says what to train: leave out {option}, or change the file.")
     sweep = sweeps.read(Path(options.recipe))
     names = [f"{setting}, seed {seed}" for seed in sweep.seeds for setting in sweep.settings]
     return sweep.configs(), names

@@ -260,20 +260,6 @@ def your_benchmark(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def benchmark_table() -> str:
-    """What `make bench` recorded, as a Markdown table."""
-    found = benchmark("train_step")
-    low, high = min(found["ratios"]), max(found["ratios"])
-    rows = {
-        "images/s over the baseline, median of pairs": f"{found['ratio_median']:.2f} ({low:.2f} to {high:.2f})",
-        "arithmetic of one image, forward and backward": f"{found['mflop_per_image']:.1f} MFLOP",
-        "share of the measured float32 matrix-product rate": f"{found['share_of_matmul_rate']:.0%}",
-        "resident memory of MNIST training": f"{found['resident_gib']:.2f} GiB",
-        "device": f"{found['provenance']['device']}, {found['provenance']['threads']} threads",
-    }
-    return "\n".join(["| Measure | Found |", "|:--|:--|", *[f"| {name} | {value} |" for name, value in rows.items()]])
-
-
 def _commit(now: results.Provenance) -> str:
     if now.commit is None:
         return f"not a repository, package version {now.version}"

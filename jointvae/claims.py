@@ -156,7 +156,7 @@ def judge(
     if claim.reference:
         pool = [reference for reference in references if reference.name == claim.reference]
     elif claim.sweep:
-        asked = _runs_of(claim, sweeps or {})
+        asked = runs_of(claim, sweeps or {})
         pool = [record for record in records if record.name in asked and record.status == "finished"]
     else:
         pool = [r for r in records if r.config.recipe == claim.recipe and r.status == "finished" and is_plain(r)]
@@ -174,8 +174,12 @@ def judge(
     return Judgement(claim, value, len(pool), _verdict(claim, value))
 
 
-def _runs_of(claim: Claim, sweeps: dict[str, Sweep]) -> set[str]:
-    """The names of all runs that a claim on a sweep asks for."""
+def runs_of(claim: Claim, sweeps: dict[str, Sweep]) -> set[str]:
+    """The names of all runs that a claim on a sweep asks for.
+
+    Raises:
+        JointVAEError: if there is no such sweep, or it has no such setting.
+    """
     if claim.sweep not in sweeps:
         raise JointVAEError(f"The claim {claim.id} is about the sweep '{claim.sweep}', which has no file.")
     sweep = sweeps[claim.sweep]

@@ -104,6 +104,11 @@ def read(path: Path) -> Sweep:
     return sweep
 
 
+def files(folder: Path = RESULTS / "sweeps") -> list[Path]:
+    """The sweep files of a folder."""
+    return sorted(path for path in folder.glob("*") if path.suffix in FILES)
+
+
 def read_all(folder: Path = RESULTS / "sweeps") -> dict[str, Sweep]:
     """All sweeps of a folder, by the names of their files."""
-    return {path.stem: read(path) for path in sorted(folder.glob("*.yml"))}
+    return {path.stem: read(path) for path in files(folder)}

@@ -50,7 +50,7 @@ def examine(folder: Path = RESULTS, say: Callable[[str], None] = lambda _: None)
     """
     ledger, findings = _ledger(folder)
     asked: set[str] = set()  # names of runs that a sweep asks for
-    for path in sorted((folder / "sweeps").glob("*.yml")):
+    for path in sweeps.files(folder / "sweeps"):
         findings.append(_finding(path, folder, "schema", partial(sweeps.read, path)))
         if findings[-1].state == "good":
             asked |= {config.run_name for config in sweeps.read(path).configs()}
@@ -92,12 +92,14 @@ def _ledger(folder: Path) -> tuple[list[Claim], list[Finding]]:
 
 
 def _check_ledger(ledger: list[Claim], folder: Path) -> None:
+    found = sweeps.read_all(folder / "sweeps")
     for claim in ledger:
         if claim.recipe is not None and claim.recipe not in training.RECIPES:
             raise JointVAEError(f"The claim {claim.id} is about the recipe '{claim.recipe}', which is none.")
         if claim.reference is not None and not (folder / "reference" / f"{claim.reference}.json").exists():
             raise JointVAEError(f"The claim {claim.id} is about the model '{claim.reference}', which has no record.")
-        claims.judge(claim, [], [], sweeps.read_all(folder / "sweeps"))
+        if claim.sweep is not None:
+            claims.runs_of(claim, found)
 
 
 def _run(
