@@ -57,6 +57,8 @@ def load_model(path: Path) -> JointVAE:
     tensors, metadata = _unpack(path)
     try:
         latents, image = metadata["latents"], metadata["image"]
+        if not all(type(size) is int for size in (latents["z"], *latents["c"], *image)):
+            raise TypeError("a size is no whole number")
         model = JointVAE(LatentSpec(latents["z"], tuple(latents["c"])), ImageShape(*image))
     except (KeyError, TypeError, RuntimeError):
         raise JointVAEError(f"{path} does not say what model it holds: train again or delete it.") from None

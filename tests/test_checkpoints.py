@@ -1,6 +1,7 @@
 """Weights out and in, the authors' layout for every kind of model, and files that must be refused."""
 
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,18 @@ def test_weights_that_do_not_fit_their_layout_are_refused(tmp_path):
     checkpoints.save_model(tmp_path / "m.safetensors", model, {"latents": {"z": 4, "c": [3]}})
     with pytest.raises(JointVAEError, match="another architecture"):
         checkpoints.load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "z", [[2] * 100_000, True, 2.0, "2", None], ids=["a long list", "bool", "float", "word", "none"]
+)
+def test_a_layout_of_other_things_than_whole_numbers_is_refused_at_once(tmp_path, z):
+    path, spec = tmp_path / "m.safetensors", LatentSpec(2, (3,))
+    checkpoints.save_model(path, JointVAE(spec), {"latents": {"z": z, "c": [3]}})
+    started = time.process_time()
+    with pytest.raises(JointVAEError, match="does not say what model it holds"):
+        checkpoints.load_model(path)
+    assert time.process_time() - started < 2
 
 
 def test_missing_file(tmp_path):
