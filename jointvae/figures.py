@@ -3,6 +3,7 @@
 Backgrounds are transparent and text is a mid grey, so the same picture serves both themes.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -130,11 +131,17 @@ def matched_order(evaluation: Evaluation) -> list[int]:
 
 
 def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Sequence[str]) -> Figure:
-    """Side by side, the share of every class (row) in every category (column), columns in matched order."""
+    """The share of every class (row) in every category (column), columns in matched order; up to four side by side."""
+    columns = min(len(evaluations), 4)
+    rows = -(-len(evaluations) // columns)
     fig, axes = plt.subplots(
-        1, len(evaluations), figsize=(min(3.3 * len(evaluations) + 0.6, 8.2), 3.6), sharey=True, squeeze=False
+        rows,
+        columns,
+        figsize=(min(3.3 * columns + 0.6, 8.2), 3.6 if rows == 1 else 2.7 * rows),
+        sharey=True,
+        squeeze=False,
     )
-    for ax, (title, evaluation) in zip(axes[0], evaluations, strict=True):
+    for ax, (title, evaluation) in zip(axes.flat, evaluations, strict=False):
         matrix = np.array(evaluation.confusion, dtype=float)
         order = matched_order(evaluation)
         shares = 100 * matrix[:, order] / matrix.sum(axis=1, keepdims=True)
@@ -145,14 +152,17 @@ def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Seq
         ax.set_title(title)
         ax.set_xlabel("category of c")
         ax.tick_params(axis="y", rotation=0)
-    axes[0][0].set_ylabel("class, share in %")
+    for ax in axes.flat[len(evaluations) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("class, share in %")
     return fig
 
 
 def capacity_figure(records: Sequence[tuple[str, Record]]) -> Figure:
     """Reconstruction, KL_z and KL_c over training, with the capacities that hold the divergences, in nats per image."""
     fig, axes = plt.subplots(1, 3, figsize=(8.2, 2.7))
-    for colour, (label, record) in zip(COLOURS, records, strict=False):
+    for colour, (label, record) in zip(itertools.cycle(COLOURS), records, strict=False):
         curves, steps = record.curves, np.array(record.curves["step"]) / 1000
         axes[0].plot(steps, curves["reconstruction"], color=colour, label=label)
         axes[1].plot(steps, np.sum(curves["kl_z"], axis=1), color=colour)

@@ -80,6 +80,17 @@ def test_every_figure_labels_its_axes(model, make_record, generator):
     assert [label.get_text() for label in rows.axes[0].get_yticklabels()] == ["a", "b", "c", "d"]
 
 
+@pytest.mark.parametrize("n", [1, 4, 5, 11])
+def test_no_run_is_left_out_of_a_figure(make_record, n):
+    record = make_record()
+    names = [f"seed {i}" for i in range(n)]
+    heat = figures.confusion_figure([(name, record.test) for name in names], ("a", "b"))
+    assert [ax.get_title() for ax in heat.axes if ax.axison] == names
+    assert max(heat.get_size_inches()) <= max(8.2, 2.7 * n)
+    curves = figures.capacity_figure([(name, record) for name in names])
+    assert [line.get_label() for line in curves.axes[0].get_lines()] == names
+
+
 def test_rows_of_a_traversal_are_ordered_by_use(model):
     figure = figures.traversal_figure(model, [0.1, 2.0, 0.5])
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
