@@ -56,14 +56,18 @@ def load_model(path: Path) -> JointVAE:
     """
     tensors, metadata = _unpack(path)
     try:
-        latents, image = metadata["latents"], metadata["image"]
-        if not all(type(size) is int for size in (latents["z"], *latents["c"], *image)):
-            raise TypeError("a size is no whole number")
-        model = JointVAE(LatentSpec(latents["z"], tuple(latents["c"])), ImageShape(*image))
+        model = _build(**metadata)
     except (KeyError, TypeError, RuntimeError):
         raise JointVAEError(f"{path} does not say what model it holds: train again or delete it.") from None
     _load_weights(model, tensors, path)
     return model
+
+
+def _build(latents: dict[str, Any], image: list[int], **rest: Any) -> JointVAE:
+    """The model of a layout that may be anything; whole numbers alone reach the layers."""
+    if not all(type(size) is int for size in (latents["z"], *latents["c"], *image)):
+        raise TypeError("a size is no whole number")
+    return JointVAE(LatentSpec(latents["z"], tuple(latents["c"])), ImageShape(*image))
 
 
 def _load_weights(model: JointVAE, tensors: dict[str, Tensor], path: Path) -> None:
