@@ -18,7 +18,7 @@ PYTHON ?= python3
 TIER ?= auto
 SEED ?= 0
 PORT ?= 8000
-# Chapters that are executed at a time; they share the cores.
+# Chapters that are executed at a time, and processes that test; they share the cores.
 JOBS ?= 2
 # What pip is asked for; for another pair: make test TORCH="torch==2.11.0 torchvision==0.26.0"
 TORCH ?= -r torch.txt
@@ -42,6 +42,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 READY := $(VENV)/.ready
+# One thread for each process: two threads of each would wait for one another's core.
+TESTS = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS)
 # The hardware chooses the tier unless it is given.
 CHOSEN_TIER = $(if $(filter auto,$(TIER)),$$($(PY) -c 'import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from jointvae.book import choose_tier; print(choose_tier("auto"))'),$(TIER))
 
@@ -57,12 +59,12 @@ reproduce: $(READY) ## get the data, train, execute the chapters, build the book
 	@echo "The book: $(CURDIR)/$(SITE)/html/index.html"
 
 test: lint ## run everything that is tested: style, types, units, the whole book of the smoke tier, a browser
-	$(PY) -m pytest -m "not book and not nightly" --cov --cov-report=
+	$(TESTS) --dist loadfile -m "not book and not nightly" --cov --cov-report=
 	@$(MAKE) -j$(JOBS) site TIER=smoke SEED=0 STAGE=_tested SITE=_build/test
-	$(PY) -m pytest -m book --cov --cov-append --cov-report=term
+	$(TESTS) -m book --cov --cov-append --cov-report=term
 
 nightly: $(READY) ## run the tests that take minutes: every moment and every step at which a run can be killed
-	$(PY) -m pytest -m nightly
+	$(TESTS) -m nightly
 
 test-cluster: $(VENV)/.cluster ## install Ray and test sweeps on clusters of this machine
 	$(PY) -m pytest -m cluster
@@ -90,7 +92,7 @@ verify: $(READY) ## check every recorded result: schema, claim, weights, and the
 
 FUZZ ?= 20000
 fuzz: $(READY) ## try FUZZ spoilt files and options, other ones each time; `make test` tries a thousand
-	@FUZZ=$(FUZZ) $(PY) -m pytest tests/test_fuzz.py
+	@FUZZ=$(FUZZ) $(TESTS) tests/test_fuzz.py
 
 # In an environment of its own, which uv makes and keeps: the book needs none of it.
 AUDITOR := $(PY) -m uv tool run --quiet pip-audit==2.10.1
