@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import nn
-from torchvision.utils import make_grid, save_image
 
 from jointvae import checkpoints, data, results
 from jointvae.errors import JointVAEError
@@ -101,6 +100,8 @@ def browser_script(name: str, content: dict[str, Any]) -> bytes:
 
 def picture(model: JointVAE, kl_z: list[float] | None) -> bytes:
     """A PNG of all latents: a row per discrete unit, then a row per unit of z, the most used first, unused left out."""
+    from torchvision.utils import make_grid, save_image  # its import takes a second
+
     rows, units = sheet(model), len(model.spec.c)
     shown = list(range(units)) + [units + unit for unit in used_units(model, kl_z)]
     image = io.BytesIO()

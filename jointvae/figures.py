@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from jointvae import structure
 from jointvae.evaluation import Evaluation, one_to_one
@@ -79,6 +78,8 @@ def draw_simplex(ax: Axes, labels: tuple[str, str, str] = ("1", "2", "3")) -> No
 
 def show_grid(ax: Axes, images: Float[Tensor, "n channels side side"], columns: int) -> None:
     """Images side by side, `columns` to a row, with values in [0, 1]."""
+    from torchvision.utils import make_grid  # its import takes a second
+
     grid = make_grid(images, nrow=columns, padding=2, pad_value=0.5)
     ax.imshow(grid.permute(1, 2, 0).numpy(), vmin=0, vmax=1)
     ax.set_xticks([])

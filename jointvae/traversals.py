@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
 
 from jointvae.files import write_atomic
 from jointvae.model import JointVAE
@@ -65,6 +64,8 @@ def sheet(model: JointVAE) -> Float[Tensor, "rows columns channels side side"]:
 
 def film_frame(model: JointVAE, folder: Path, epoch: int) -> None:
     """Keep the sheet of a model in training as the picture of that epoch, `folder`/EPOCH.png."""
+    from torchvision.utils import make_grid, save_image  # its import takes a second
+
     rows = sheet(model)
     content = io.BytesIO()
     save_image(make_grid(rows.flatten(0, 1), nrow=rows.shape[1], padding=0), content, "png")

@@ -44,7 +44,7 @@ class Explorer(SphinxDirective):
             logger.warning("%s", error, location=self.get_location())
             return []
         depth = self.env.app.builder.get_target_uri(self.env.docname).count("/")
-        return [nodes.raw("", markup(name, caption, "../" * depth), format="html")]
+        return [nodes.raw("", markup(name, caption, "../" * depth), format="html", explorer_model=name)]
 
 
 def markup(name: str, caption: str, root: str = "") -> str:
@@ -84,7 +84,15 @@ def write_model(name: str, folder: Path) -> str:
     )
 
 
+def add_models(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Called by Sphinx for each page before it is written, whether it was read this time or not."""
+    for node in doctree.findall(nodes.raw) if doctree else ():
+        if "explorer_model" in node:
+            write_model(node["explorer_model"], Path(app.outdir) / MODELS)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_directive("explorer", Explorer)
+    app.connect("html-page-context", add_models)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

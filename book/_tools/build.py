@@ -1,10 +1,17 @@
-"""Build the site from the executed pages, strictly and from clean, and keep the last good one if that fails.
+"""Build the site from the executed pages, strictly, and keep the last good one if that fails.
 
-An incremental build can hide warnings and leave stale numbers, and with this few pages it saves little. What the
-command `jupyter-book build` calls is called here directly, because the command ends a mere warning with a traceback.
+A page is read again when it changed, and all are written anew: so a title or a number of a formula that another page
+shows is never stale, and a broken link to a page that did not change is still found. All are read again when anything
+beside them changed that they may show (the package, a result, an extension, a setting), or when the last build failed,
+because the warnings of a page come when it is read.
+
+What the command `jupyter-book build` calls is called here directly, because the command ends a mere warning with a
+traceback.
 """
 
 import argparse
+import hashlib
+import os
 import shutil
 import signal
 import sys
@@ -14,10 +21,16 @@ from pathlib import Path
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback, and the next build starts from clean
 
+# Sphinx shares the pages among forks of this process, and in a fork of a process with threads PyTorch can hang.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from jupyter_book.sphinx import build_sphinx
 
 BOOK = Path("book")
 ASSETS = ("*.bib", "*.png", "*.svg", "*.jpg")
+# What a page may show that is not in the page itself. Every page may show a symbol's meaning from that of notation.
+BESIDE = ("_config.yml", "CITATION.cff", "*.lock", "torch.txt", "jointvae/*.py", "results/**/*", "runs/*.json")
+BESIDE_IN_BOOK = ("_*/**/*", "_toc.yml", *ASSETS, "notation.md")
 
 
 def main() -> int:
@@ -29,7 +42,11 @@ def main() -> int:
     start = time.monotonic()
     complete(arguments.stage)
     work = arguments.site / "work"
-    shutil.rmtree(work, ignore_errors=True)
+    mark, beside = work / "beside", fingerprint()
+    if not mark.exists() or mark.read_text() != beside:
+        shutil.rmtree(work, ignore_errors=True)
+    mark.unlink(missing_ok=True)
+    shutil.rmtree(work / "html", ignore_errors=True)
     finished = build_sphinx(
         arguments.stage.absolute(),
         work / "html",
@@ -46,9 +63,19 @@ def main() -> int:
     html = arguments.site / "html"
     shutil.rmtree(html, ignore_errors=True)
     shutil.move(work / "html", html)
-    shutil.rmtree(work)
+    mark.write_text(beside)
     print(f"Built {html / 'index.html'} in {time.monotonic() - start:.0f} s.")
     return 0
+
+
+def fingerprint() -> str:
+    """The SHA-256 of all that stands beside the pages, with the names."""
+    files = [file for pattern in BESIDE for file in Path().glob(pattern)]
+    files += [file for pattern in BESIDE_IN_BOOK for file in BOOK.glob(pattern)]
+    whole = hashlib.sha256(sys.version.encode())
+    for file in sorted(file for file in files if file.is_file() and file.suffix != ".pyc"):
+        whole.update(f"{file}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def complete(stage: Path) -> None:
