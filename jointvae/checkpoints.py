@@ -63,7 +63,7 @@ def load_model(path: Path) -> JointVAE:
     return model
 
 
-def _build(latents: dict[str, Any], image: list[int], **rest: Any) -> JointVAE:
+def _build(latents: Any, image: Any, **rest: Any) -> JointVAE:
     """The model of a layout that may be anything; whole numbers alone reach the layers."""
     if not all(type(size) is int for size in (latents["z"], *latents["c"], *image)):
         raise TypeError("a size is no whole number")

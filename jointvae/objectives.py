@@ -214,7 +214,7 @@ class Own:
 class Remembered(Own):
     """What a record knows of an objective that its reader wrote."""
 
-    settings: dict[str, float | str | bool | None] = field(default_factory=dict)
+    settings: dict[str, float | int | str | bool | None] = field(default_factory=dict)
 
 
 def _settings(objective: Own) -> dict[str, Any]:
