@@ -1,6 +1,7 @@
 """Building the site again: only what changed is read, and what comes out is what a build from nothing gives."""
 
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -83,9 +84,13 @@ def pages_read_since(project: Path, moment: int) -> set[str]:
     return {tree.stem for tree in trees if tree.stat().st_mtime_ns > moment}
 
 
-def contents(site: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a site."""
-    return {str(file.relative_to(site)): sha256(file) for file in site.rglob("*") if file.is_file()}
+def contents(site: Path) -> dict[str, object]:
+    """The SHA-256 of each file of a site, and what its search finds."""
+    found: dict[str, object] = {str(file.relative_to(site)): sha256(file) for file in site.rglob("*") if file.is_file()}
+    index = json.loads((site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+    for terms in ("terms", "titleterms"):  # Sphinx keeps words that are nowhere any more
+        index[terms] = {word: pages for word, pages in index[terms].items() if pages != []}
+    return found | {"searchindex.js": index}
 
 
 def now(project: Path) -> int:
@@ -105,6 +110,17 @@ def test_only_what_changed_is_read_and_the_site_is_that_of_a_build_from_nothing(
     assert "(2)" in page  # and numbers its formula
     afresh = build(project, "afresh")
     assert afresh.returncode == 0, afresh.stderr
+    assert contents(project / "site" / "html") == contents(project / "afresh" / "html")
+
+
+def test_what_shows_nothing_of_the_changed_page_is_not_written_and_the_site_is_the_same_still(project):
+    moment = now(project)
+    state(project, title="Elsewhere", picture=WHITE, before="$$\ny = 1\n$$ (def-y)\n\n")
+    again = build(project)
+    assert again.returncode == 0, again.stderr
+    written = {page.stem for page in (project / "site/work/html").glob("*.html") if page.stat().st_mtime_ns > moment}
+    assert written & {*PAGES, "stated"} == {"stated", "identities", "front"}  # Sphinx always writes the first page
+    assert build(project, "afresh").returncode == 0
     assert contents(project / "site" / "html") == contents(project / "afresh" / "html")
 
 

@@ -19,10 +19,8 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from jointvae import book, export, results, runs
 from jointvae.errors import JointVAEError
 from jointvae.files import write_atomic
-from jointvae.names import name_units
 
 FOLDER = "explorer"  # of the built site; book/_web/explorer is copied there
 MODELS = f"{FOLDER}/models"
@@ -49,6 +47,8 @@ class Explorer(SphinxDirective):
 
 def markup(name: str, caption: str, root: str = "") -> str:
     """The HTML of an explorer on a page from which `root` leads to the front of the site."""
+    from jointvae import export
+
     title = escape(export.TITLES.get(name, name))
     return f"""
 <link rel="stylesheet" href="{root}{FOLDER}/explorer.css">
@@ -69,6 +69,9 @@ def write_model(name: str, folder: Path) -> str:
     Raises:
         JointVAEError: if no such run is recorded with its weights.
     """
+    from jointvae import book, export, results, runs  # PyTorch comes along, and a build may write no such page
+    from jointvae.names import name_units
+
     record = book.chosen_run(name)
     model = runs.load(record, results.RESULTS / "runs")
     for file, content in export.browser_files(model, name, record).items():

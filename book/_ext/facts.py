@@ -13,11 +13,16 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
-from jointvae import claims
-
 Value = float | int | str | None
 logger = logging.getLogger(__name__)
-facts = cache(claims.facts)
+
+
+@cache
+def facts() -> dict[str, Value]:
+    """The facts of the committed results."""
+    from jointvae import claims  # it brings SciPy and PyTorch along, and a build may read no page with a fact
+
+    return claims.facts()
 
 
 class Fact(SphinxRole):

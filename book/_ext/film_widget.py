@@ -12,16 +12,19 @@ import json
 import shutil
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from jointvae import films
 from jointvae.errors import JointVAEError
-from jointvae.results import RESULTS, Record
+
+# `films` brings PyTorch along, and a build may read no page with a film: so it is imported where it is used.
+if TYPE_CHECKING:
+    from jointvae.films import Film
+    from jointvae.results import Record
 
 FOLDER = "film"  # of the built site; book/_web/film is copied there
 NO_PLAYER = "The player of this film did not load, so the picture stays as it is: build the book again."
@@ -36,9 +39,12 @@ class FilmDirective(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Called by docutils for each use of the directive."""
-        folder = Path(self.config.film_folder)
+        from jointvae import films, results
+
+        folder = Path(self.config.film_folder or films.FILMS)
+        records = Path(self.config.film_records or results.RESULTS / "runs")
         try:
-            film, record = films.read(self.arguments[0], folder, Path(self.config.film_records))
+            film, record = films.read(self.arguments[0], folder, records)
         except JointVAEError as error:
             logger.warning("%s", error, location=self.get_location())
             return []
@@ -47,8 +53,10 @@ class FilmDirective(SphinxDirective):
         return [nodes.raw("", html, format="html", film_files=files)]
 
 
-def markup(film: films.Film, record: Record, folder: str) -> str:
+def markup(film: "Film", record: "Record", folder: str) -> str:
     """The HTML of a film whose pictures lie in `folder`, seen from the page."""
+    from jointvae import films
+
     data = films.player_data(film, record)
     step = film.side + film.gap
     width, height = film.columns * step - film.gap, len(data["rows"]) * step - film.gap
@@ -121,8 +129,8 @@ def add_player(app: Sphinx, page: str, template: str, context: dict[str, Any], d
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
-    app.add_config_value("film_folder", str(films.FILMS), "env")
-    app.add_config_value("film_records", str(RESULTS / "runs"), "env")
+    app.add_config_value("film_folder", "", "env")  # that of the results
+    app.add_config_value("film_records", "", "env")
     app.add_directive("film", FilmDirective)
     app.connect("html-page-context", add_player)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

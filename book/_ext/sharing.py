@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape as escape_xml
 
-import torch
 from docutils import nodes
-from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from symbols import plain
-
-from jointvae import book, figures, results, runs
-from jointvae.traversals import decode_images, one_hot_codes
 
 CARD = "social-card.png"
 CARD_SIZE = (1200, 630)  # pixels, what the sites that show cards ask for
@@ -92,6 +87,12 @@ def sitemap(base: str, pages: list[str]) -> str:
 
 def draw_card(path: Path, title: str) -> None:
     """Draw the picture: the title, and digits of a recorded run, a row for each category."""
+    import torch  # here, because most builds find the picture drawn
+    from matplotlib.figure import Figure
+
+    from jointvae import book, figures, results, runs
+    from jointvae.traversals import decode_images, one_hot_codes
+
     columns = 10
     record = book.chosen_run("mnist")
     model = runs.load(record, results.RESULTS / "runs").eval()
@@ -115,7 +116,9 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     """Called by Sphinx when all pages are written."""
     if error or app.builder.format != "html":
         return
-    draw_card(Path(app.outdir, CARD), app.config.html_title)
+    card = Path(app.outdir, CARD)
+    if not card.exists():
+        draw_card(card, app.config.html_title)
     if app.config.html_baseurl:
         text = sitemap(app.config.html_baseurl, sorted(app.env.found_docs))
         Path(app.outdir, "sitemap.xml").write_text(text, encoding="utf-8")

@@ -98,8 +98,10 @@ def write_notebooks(app: Sphinx, error: Exception | None) -> None:
     folder.mkdir(exist_ok=True)
     pages = (app.config.html_baseurl.rstrip("/") or "..") + "/{}.html"
     for page in app.env.found_docs:
-        if chapter := source(page):
-            (folder / f"{page}.ipynb").write_bytes(to_notebook(chapter, app.config.notebooks_repository, pages))
+        target = folder / f"{page}.ipynb"
+        chapter = source(page)
+        if chapter and not (target.exists() and target.stat().st_mtime > chapter.stat().st_mtime):
+            target.write_bytes(to_notebook(chapter, app.config.notebooks_repository, pages))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Build the site from the executed pages, strictly, and keep the last good one if that fails.
 
-A page is read again when it changed, and all are written anew: so a title or a number of a formula that another page
-shows is never stale, and a broken link to a page that did not change is still found. All are read again when anything
-beside them changed that they may show (the package, a result, an extension, a setting), or when the last build failed,
-because the warnings of a page come when it is read.
+A page is read again when it changed, and written when it or what it shows of others did (book/_ext/writing.py). So a
+title that another page shows is never stale, and a link that breaks on a page that did not change is still found. All
+are read and written again when anything beside them changed that they may show (the package, a result, an extension, a
+setting), or when the last build failed, because the warnings of a page come when it is read.
 
 What the command `jupyter-book build` calls is called here directly, because the command ends a mere warning with a
 traceback.
@@ -46,7 +46,7 @@ def main() -> int:
     if not mark.exists() or mark.read_text() != beside:
         shutil.rmtree(work, ignore_errors=True)
     mark.unlink(missing_ok=True)
-    shutil.rmtree(work / "html", ignore_errors=True)
+    shutil.rmtree(work / "html" / "_static", ignore_errors=True)  # else its files get other names on pages written now
     finished = build_sphinx(
         arguments.stage.absolute(),
         work / "html",
@@ -60,9 +60,11 @@ def main() -> int:
     if finished != 0:
         print(f"The book was not built: see the warnings above; the pages so far are in {work}.", file=sys.stderr)
         return 1
-    html = arguments.site / "html"
+    html, new = arguments.site / "html", arguments.site / "new"
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(work / "html", new)
     shutil.rmtree(html, ignore_errors=True)
-    shutil.move(work / "html", html)
+    new.rename(html)
     mark.write_text(beside)
     print(f"Built {html / 'index.html'} in {time.monotonic() - start:.0f} s.")
     return 0

@@ -8,7 +8,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import jupytext
@@ -16,11 +16,10 @@ import nbformat
 import yaml
 from execute import is_notebook
 
-from jointvae import claims
 from jointvae.files import sha256, write_atomic
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "_ext"))
-from facts import show
+from facts import facts, show
 
 BOOK, NOTEBOOKS = Path("book"), Path("notebooks")
 BRANCH = "notebooks"  # of the repository that publishes them
@@ -157,7 +156,7 @@ def _role(found: re.Match[str], pages: str) -> str:
         return f"${text}$"
     if role == "fact":
         name, _, spec = (part.strip() for part in text.replace("\\|", "|").partition("|"))
-        return show(all_facts(), name, spec)
+        return show(facts(), name, spec)
     if role == "doc":
         page = BOOK / f"{text}.md"
         return f"[{text}]({f'{text}.ipynb' if page.exists() and is_notebook(page) else pages.format(text)})"
@@ -166,12 +165,6 @@ def _role(found: re.Match[str], pages: str) -> str:
     if role == "eq":
         return f"({text})"
     return f"[{text}]"  # a citation, or a figure by its name
-
-
-@cache
-def all_facts() -> dict[str, float | int | str | None]:
-    """The numbers that {fact} reads."""
-    return claims.facts()
 
 
 if __name__ == "__main__":
