@@ -65,6 +65,7 @@ def main() -> int:
     shutil.copytree(work / "html", new)
     shutil.rmtree(html, ignore_errors=True)
     new.rename(html)
+    (html / "index.html").touch()  # its age tells make when the site was built
     mark.write_text(beside)
     print(f"Built {html / 'index.html'} in {time.monotonic() - start:.0f} s.")
     return 0
