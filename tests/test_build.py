@@ -118,9 +118,11 @@ def test_what_shows_nothing_of_the_changed_page_is_not_written_and_the_site_is_t
     state(project, title="Elsewhere", picture=WHITE, before="$$\ny = 1\n$$ (def-y)\n\n")
     again = build(project)
     assert again.returncode == 0, again.stderr
-    written = {page.stem for page in (project / "site/work/html").glob("*.html") if page.stat().st_mtime_ns > moment}
+    written = {
+        page.stem for page in (project / "site" / "work" / "html").glob("*.html") if page.stat().st_mtime_ns > moment
+    }
     assert written & {*PAGES, "stated"} == {"stated", "identities", "front"}  # Sphinx always writes the first page
-    assert (project / "site/html/index.html").stat().st_mtime_ns > moment  # else make would build once more
+    assert (project / "site" / "html" / "index.html").stat().st_mtime_ns > moment  # else make would build once more
     assert build(project, "afresh").returncode == 0
     assert contents(project / "site" / "html") == contents(project / "afresh" / "html")
 
