@@ -35,25 +35,31 @@ def tool(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """A book of five pages under the settings and extensions of the real one, built once."""
+def place(tmp_path_factory) -> Path:
+    """A folder with the settings and extensions of the real book."""
     project = tmp_path_factory.mktemp("project")
     for name in ("_config.yml", "CITATION.cff"):
         shutil.copy2(ROOT / name, project)
     for name in ("_ext", "_static", "_tools", "_web"):
         shutil.copytree(ROOT / "book" / name, project / "book" / name, ignore=shutil.ignore_patterns("__pycache__"))
     (project / "book" / "_vendor").mkdir()
-    (project / "book" / "_toc.yml").write_text(TOC)
     (project / "book" / "references.bib").write_text("")
     (project / "stage").mkdir()
-    for name, text in PAGES.items():
-        (project / "book" / f"{name}.md").write_text(text)
-        (project / "stage" / f"{name}.md").write_text(text)
-    (project / "book" / "stated.md").touch()
-    state(project)
-    built = build(project)
-    assert built.returncode == 0, built.stderr
     return project
+
+
+@pytest.fixture
+def project(place) -> Path:
+    """A built book of five pages, whatever a test before has done to it."""
+    (place / "book" / "_toc.yml").write_text(TOC)
+    for name, text in PAGES.items():
+        (place / "book" / f"{name}.md").write_text(text)
+        (place / "stage" / f"{name}.md").write_text(text)
+    (place / "book" / "stated.md").touch()
+    state(place)
+    built = build(place)
+    assert built.returncode == 0, built.stderr
+    return place
 
 
 def state(project: Path, title: str = "There", label: str = "section-there", picture: str = WHITE, before: str = ""):
@@ -93,6 +99,13 @@ def contents(site: Path) -> dict[str, object]:
     return found | {"searchindex.js": index}
 
 
+def contents_from_nothing(project: Path) -> dict[str, object]:
+    shutil.rmtree(project / "afresh", ignore_errors=True)
+    built = build(project, "afresh")
+    assert built.returncode == 0, built.stderr
+    return contents(project / "afresh" / "html")
+
+
 def now(project: Path) -> int:
     """The time by the clock of the file system."""
     (project / "clock").touch()
@@ -108,14 +121,12 @@ def test_only_what_changed_is_read_and_the_site_is_that_of_a_build_from_nothing(
     page = (project / "site" / "html" / "refers.html").read_text()
     assert "Elsewhere" in page  # it was not read again, yet it names the other page's section
     assert "(2)" in page  # and numbers its formula
-    afresh = build(project, "afresh")
-    assert afresh.returncode == 0, afresh.stderr
-    assert contents(project / "site" / "html") == contents(project / "afresh" / "html")
+    assert contents(project / "site" / "html") == contents_from_nothing(project)
 
 
 def test_what_shows_nothing_of_the_changed_page_is_not_written_and_the_site_is_the_same_still(project):
     moment = now(project)
-    state(project, title="Elsewhere", picture=WHITE, before="$$\ny = 1\n$$ (def-y)\n\n")
+    state(project, picture=BLACK)
     again = build(project)
     assert again.returncode == 0, again.stderr
     written = {
@@ -123,8 +134,7 @@ def test_what_shows_nothing_of_the_changed_page_is_not_written_and_the_site_is_t
     }
     assert written & {*PAGES, "stated"} == {"stated", "identities", "front"}  # Sphinx always writes the first page
     assert (project / "site" / "html" / "index.html").stat().st_mtime_ns > moment  # else make would build once more
-    assert build(project, "afresh").returncode == 0
-    assert contents(project / "site" / "html") == contents(project / "afresh" / "html")
+    assert contents(project / "site" / "html") == contents_from_nothing(project)
 
 
 def test_a_link_that_breaks_on_a_page_that_did_not_change_is_found_and_the_last_good_site_stays(project):

@@ -51,9 +51,11 @@ def source(page: str) -> Path | None:
 
 
 def add_buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
-    """Called by Sphinx for each page before it is written."""
-    if source(page) is None:
+    """Called by Sphinx for each page before it is written: its notebook is written, and offered on it."""
+    chapter = source(page)
+    if chapter is None:
         return
+    write_notebook(app, page, chapter)
     notebook = f"{context['pathto'](FOLDER, 1)}/{page}.ipynb"
     servers: dict[str, str] = {}
     if app.config.notebooks_repository:
@@ -82,6 +84,14 @@ def add_buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         )
 
 
+def write_notebook(app: Sphinx, page: str, chapter: Path) -> None:
+    """Write the notebook of a page beside the pages."""
+    folder = Path(app.outdir, FOLDER)
+    folder.mkdir(exist_ok=True)
+    pages = (app.config.html_baseurl.rstrip("/") or "..") + "/{}.html"
+    (folder / f"{page}.ipynb").write_bytes(to_notebook(chapter, app.config.notebooks_repository, pages))
+
+
 def offer(notebook: str, servers: dict[str, str]) -> str:
     """The line under the title. Its link downloads, where the theme's would show the file's text in a new tab."""
     named = [f'<a class="reference external" href="{escape(url)}">{name}</a>' for name, url in servers.items()]
@@ -90,24 +100,9 @@ def offer(notebook: str, servers: dict[str, str]) -> str:
     return f'<p class="ways-in">This page is a notebook: {download}{opening}.</p>'
 
 
-def write_notebooks(app: Sphinx, error: Exception | None) -> None:
-    """Called by Sphinx when all pages are written."""
-    if error or app.builder.format != "html":
-        return
-    folder = Path(app.outdir, FOLDER)
-    folder.mkdir(exist_ok=True)
-    pages = (app.config.html_baseurl.rstrip("/") or "..") + "/{}.html"
-    for page in app.env.found_docs:
-        target = folder / f"{page}.ipynb"
-        chapter = source(page)
-        if chapter and not (target.exists() and target.stat().st_mtime > chapter.stat().st_mtime):
-            target.write_bytes(to_notebook(chapter, app.config.notebooks_repository, pages))
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_config_value("notebooks_repository", "", "html")
     # After the theme has made its buttons.
     app.connect("html-page-context", add_buttons, priority=902)
-    app.connect("build-finished", write_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,7 +2,7 @@
 
 Sphinx writes the pages that it read. That is enough only while they show others the same as before: every page names
 the titles of all in its sidebar, and may name sections, figures and formulas of any other. If one of these changed, all
-pages are written. So is what the search needs, always.
+pages are written.
 
 Pages are written by one process for each core. They are read one after the other, because the extension for
 definitions and theorems can't merge what two processes read.
@@ -10,12 +10,13 @@ definitions and theorems can't merge what two processes read.
 
 import hashlib
 import os
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from sphinx.application import Sphinx
+from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.environment import BuildEnvironment
 
 LAST = 900  # priority of a handler: after Sphinx has numbered figures and formulas
@@ -65,8 +66,16 @@ def remove_unused_images(app: Sphinx, error: Exception | None) -> None:
             image.unlink()
 
 
+def keep_search_entries(app: Sphinx, error: Exception | None) -> None:
+    """Called by Sphinx when all pages are written: it saved what it knows before it collected the search's entries."""
+    if not error:
+        with Path(app.doctreedir, ENV_PICKLE_FILENAME).open("wb") as file:
+            pickle.dump(app.env, file, pickle.HIGHEST_PROTOCOL)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.connect("env-get-updated", choose, priority=LAST)
     app.connect("build-finished", remove_unused_images)
+    app.connect("build-finished", keep_search_entries)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
