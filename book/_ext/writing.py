@@ -69,8 +69,10 @@ def remove_unused_images(app: Sphinx, error: Exception | None) -> None:
 def keep_search_entries(app: Sphinx, error: Exception | None) -> None:
     """Called by Sphinx when all pages are written: it saved what it knows before it collected the search's entries."""
     if not error:
-        with Path(app.doctreedir, ENV_PICKLE_FILENAME).open("wb") as file:
-            pickle.dump(app.env, file, pickle.HIGHEST_PROTOCOL)
+        path = Path(app.doctreedir, ENV_PICKLE_FILENAME)
+        saved = pickle.loads(path.read_bytes())  # as it was read: writing changes titles of exercises
+        saved._search_index_index_entries = app.env._search_index_index_entries
+        path.write_bytes(pickle.dumps(saved, pickle.HIGHEST_PROTOCOL))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
