@@ -103,6 +103,15 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     collect.add_argument("records", type=Path, nargs="+", help="JSON files that training left; weights stay there")
     collect.add_argument("--results", type=Path, help="a results folder (default: the book's)")
 
+    partition = _command(
+        commands,
+        "partition",
+        "keep which category each test image falls into, to compare runs",
+        "partition runs/mnist-seed*.json",
+    )
+    partition.add_argument("records", type=Path, nargs="+", help="JSON files with their weights beside them")
+    partition.add_argument("--results", type=Path, help="a results folder (default: the book's)")
+
     film = _command(
         commands,
         "film",
@@ -332,6 +341,14 @@ def _collect(options: argparse.Namespace) -> None:
     print(f"{len(new)} of {len(options.records)} records are new in {folder}.")
 
 
+def _partition(options: argparse.Namespace) -> None:
+    from jointvae import partitions, results
+
+    folder = (options.results or results.RESULTS) / "partitions"
+    new = partitions.add(options.records, folder)
+    print(f"{len(new)} of {len(options.records)} partitions are new in {folder}.")
+
+
 def _film(options: argparse.Namespace) -> None:
     from jointvae import films
 
@@ -475,6 +492,7 @@ COMMANDS = {
     "claims": _claims,
     "verify": _verify,
     "collect": _collect,
+    "partition": _partition,
     "export": _export,
     "doctor": _doctor,
     "completion": _completion,

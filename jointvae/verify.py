@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from jointvae import claims, data, films, results, runs, sweeps, training
+from jointvae import claims, data, films, partitions, results, runs, sweeps, training
 from jointvae.claims import Claim
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import Evaluation, evaluate, majority, one_to_one
@@ -44,7 +44,7 @@ class LeftOutError(Exception):
 
 
 def examine(folder: Path = RESULTS, say: Callable[[str], None] = lambda _: None) -> list[Finding]:
-    """All checks of all results in a folder: the ledger, sweep files, runs, models of others, films and benchmarks.
+    """All checks of a results folder: ledger, sweep files, runs, partitions, others' models, films, benchmarks.
 
     `say` hears which model is being evaluated, as that takes a while.
     """
@@ -58,6 +58,8 @@ def examine(folder: Path = RESULTS, say: Callable[[str], None] = lambda _: None)
         findings += _run(path, folder, ledger, asked, say)
     for path in sorted((folder / "reference").glob("*.json")):
         findings += _reference(path, folder, ledger)
+    for path in sorted((folder / "partitions").glob("*.json")):
+        findings.append(_finding(path, folder, "schema", partial(_check_partitions, path, folder / "runs")))
     for path in sorted((folder / "films").glob("*.json")):
         film = partial(films.read, path.stem, path.parent, folder / "runs")
         findings.append(_finding(path, folder, "schema", film))
@@ -259,6 +261,12 @@ def _images(dataset: str, split: str, size: int) -> data.Dataset:
         return data.load(dataset, split, size)
     except data.DataUnavailableError as error:
         raise LeftOutError(f"the images can't be had: {error}") from None
+
+
+def _check_partitions(path: Path, runs_folder: Path) -> None:
+    kept = partitions.read(path.stem, path.parent)
+    there = [runs_folder / f"{name}.json" for name in kept.runs]
+    partitions.check(kept, [results.read(record) for record in there if record.exists()])
 
 
 def _benchmark(path: Path) -> None:

@@ -1,0 +1,137 @@
+"""Choosing among seeds without labels: how well a score ranks the runs, and what a choice by it is worth.
+
+Every score here is one where more is better; a loss comes with its sign turned.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from math import comb, isfinite, nan
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Num
+from scipy.stats import bootstrap, spearmanr
+from sklearn.metrics import adjusted_rand_score
+
+from jointvae.errors import JointVAEError
+from jointvae.results import Record
+
+LEVEL = 0.95  # of every interval
+RESAMPLES = 9999
+FEWEST = 8  # runs; of fewer, the bootstrap says little
+Numbers = Sequence[float | int] | Num[np.ndarray, " runs"]  # one for each run
+
+
+class Estimate(NamedTuple):
+    """A statistic over runs, and its interval; None where there are too few runs, or too equal ones, for one."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+
+def mean(values: Numbers) -> Estimate:
+    """The mean over runs, with the interval of the percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
+
+    >>> mean([0.5, 0.25]).value
+    0.375
+    """
+    return _estimate(lambda column: float(np.mean(column)), values)
+
+
+def rank_correlation(scores: Numbers, values: Numbers) -> Estimate:
+    """Spearman's rank correlation of a score with what it is to predict, from -1 to 1, with its bootstrap interval.
+
+    Where all entries of one are equal there are no ranks, and the value is nan.
+
+    >>> rank_correlation([1.0, 2.0, 3.0], [10.0, 20.0, 90.0]).value
+    1.0
+    """
+    return _estimate(_spearman, scores, values)
+
+
+def _spearman(scores: Numbers, values: Numbers) -> float:
+    if min(len(set(scores)), len(set(values))) < 2:
+        return nan
+    return round(float(spearmanr(scores, values).statistic), 12)
+
+
+def _estimate(statistic: Callable[..., float], *columns: Numbers) -> Estimate:
+    value = statistic(*columns)
+    if len(columns[0]) < FEWEST or not isfinite(value) or any(len(set(column)) < 2 for column in columns):
+        return Estimate(value, None)
+    found = bootstrap(
+        columns,
+        statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        random_state=0,  # the same interval each time that the book is built
+    ).confidence_interval
+    return Estimate(value, (float(found.low), float(found.high)) if isfinite(found.low + found.high) else None)
+
+
+def best_of(k: int, scores: Numbers, values: Numbers) -> float:
+    """The mean value of the run with the best score among `k` of them, over all ways to draw these without return.
+
+    Exact: with the runs sorted from the worst score, the j-th wins if the other k - 1 are drawn from the j - 1 before
+    it. Runs of equal score share their chances. `best_of(1, ...)` is the mean, and `values` as their own scores make
+    the oracle.
+
+    Raises:
+        JointVAEError: if there are fewer than `k` runs, or `k` is below 1.
+
+    >>> accuracy, loss = [0.2, 0.9, 0.4], [3.0, 1.0, 2.0]
+    >>> [round(best_of(k, [-value for value in loss], accuracy), 3) for k in (1, 2, 3)]
+    [0.5, 0.733, 0.9]
+    """
+    n = len(scores)
+    if not 1 <= k <= n:
+        raise JointVAEError(f"The best of {k} can't be had from {n} runs: k must be from 1 to {n}.")
+    order = np.argsort(scores, kind="stable")
+    chances = np.zeros(n)
+    chances[order] = [comb(j, k - 1) / comb(n, k) for j in range(n)]
+    for score in set(scores):
+        equal = np.array(scores) == score
+        chances[equal] = chances[equal].mean()
+    return float(chances @ np.array(values, dtype=float))
+
+
+def agreement(partitions: Sequence[Num[np.ndarray, " n"]]) -> list[float]:
+    """How far each partition of the same images agrees with the others: its mean adjusted Rand index with them.
+
+    1 if all are the same up to the names of the categories, about 0 if they are independent (Hubert and Arabie 1985).
+
+    Raises:
+        JointVAEError: if there are fewer than two, or they are not of the same images.
+
+    >>> same, renamed = np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0])
+    >>> agreement([same, renamed])
+    [1.0, 1.0]
+    """
+    if len(partitions) < 2 or len({len(partition) for partition in partitions}) > 1:
+        raise JointVAEError("Agreement is between two or more partitions of the same images.")
+    index = np.zeros((len(partitions), len(partitions)))
+    for i, j in combinations(range(len(partitions)), 2):
+        index[i, j] = index[j, i] = adjusted_rand_score(partitions[i], partitions[j])
+    return (index.sum(1) / (len(partitions) - 1)).tolist()
+
+
+def final_objective(record: Record) -> float:
+    """The objective at the end of a run, in nats per image: that of its config, on the whole training set."""
+    assert record.train is not None, "a failed run has no objective"
+    reconstruction, kl_z, kl_c = map(torch.tensor, (record.train.reconstruction, record.train.kl_z, record.train.kl_c))
+    terms = record.config.objective(reconstruction, kl_z, kl_c, record.curves["step"][-1])
+    return sum(float(term) for term in terms.values())
+
+
+def scores(record: Record) -> dict[str, float]:
+    """The label-free scores of a finished run on its training set: in nats, more is better."""
+    assert record.train is not None, "a failed run has no scores"
+    return {
+        "reconstruction": -record.train.reconstruction,
+        "objective": -final_objective(record),
+        "information": sum(record.train.information),
+    }

@@ -1,0 +1,106 @@
+"""Choosing among seeds without labels: the exact worth of a choice, rank correlations, intervals, agreement."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
+
+from jointvae import results, selection
+from jointvae.errors import JointVAEError
+
+runs = st.lists(st.tuples(st.integers(-3, 3), st.floats(0, 1)), min_size=1, max_size=7)
+
+
+@given(runs, st.data())
+def test_best_of_is_the_mean_over_all_subsets(pairs, data):
+    k = data.draw(st.integers(1, len(pairs)))
+    scores, values = zip(*pairs, strict=True)
+
+    def best(subset: tuple[int, ...]) -> float:
+        top = max(scores[i] for i in subset)
+        return float(np.mean([values[i] for i in subset if scores[i] == top]))
+
+    by_hand = np.mean([best(subset) for subset in combinations(range(len(pairs)), k)])
+    assert selection.best_of(k, scores, values) == pytest.approx(by_hand)
+
+
+def test_the_best_of_one_is_the_mean_and_of_all_the_best():
+    scores, values = [3.0, 1.0, 2.0], [0.1, 0.5, 0.9]
+    assert selection.best_of(1, scores, values) == pytest.approx(np.mean(values))
+    assert selection.best_of(3, scores, values) == pytest.approx(0.1)
+    assert selection.best_of(3, values, values) == pytest.approx(0.9)  # the oracle
+
+
+@pytest.mark.parametrize("k", [0, 4, -1])
+def test_best_of_refuses_more_than_there_are(k):
+    with pytest.raises(JointVAEError, match="must be from 1 to 3"):
+        selection.best_of(k, [1, 2, 3], [1, 2, 3])
+
+
+def test_a_bootstrap_interval_of_the_mean_is_that_of_theory():
+    values = np.random.default_rng(0).normal(0.6, 0.1, 400)
+    low, high = selection.mean(values).interval
+    half = 1.96 * values.std() / math.sqrt(len(values))
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+
+
+def test_intervals_of_a_rank_correlation_hold_the_truth_as_often_as_they_say():
+    # For two normals with correlation r, Spearman's is 6/pi asin(r/2). Binomial tolerance: 0.95 - 3 sqrt(.05 .95/50).
+    generator, r, hits = np.random.default_rng(0), 0.6, 0
+    truth = 6 / math.pi * math.asin(r / 2)
+    before, selection.RESAMPLES = selection.RESAMPLES, 300
+    try:
+        for _ in range(50):
+            a, b = generator.multivariate_normal([0, 0], [[1, r], [r, 1]], size=60).T
+            low, high = selection.rank_correlation(a, b).interval
+            hits += low <= truth <= high
+    finally:
+        selection.RESAMPLES = before
+    assert 0.85 <= hits / 50 <= 1
+
+
+def test_few_or_equal_runs_have_no_interval():
+    assert selection.mean([0.5] * (selection.FEWEST - 1) + [0.6])[1] is not None
+    assert selection.mean([0.5, 0.6, 0.7]).interval is None
+    found = selection.rank_correlation([1.0] * 9, list(range(9)))
+    assert math.isnan(found.value)
+    assert found.interval is None
+
+
+def test_a_rank_correlation_heeds_ranks_only():
+    scores, values = [1, 2, 3, 4, 5], [0.2, 0.1, 0.4, 0.3, 0.9]
+    found = selection.rank_correlation(scores, values).value
+    assert found == selection.rank_correlation(np.exp(scores), np.log(values)).value
+    assert found == pytest.approx(1 - 6 * 4 / (5 * 24))  # by hand: 1 - 6 sum d^2 / n(n^2 - 1)
+    assert np.sign(found) == np.sign(kendalltau(scores, values).statistic)
+
+
+def test_agreement_of_a_perfect_a_random_and_an_odd_partition():
+    generator = np.random.default_rng(0)
+    truth = generator.integers(10, size=5000)
+    renamed, noise = (truth + 3) % 10, generator.integers(10, size=5000)
+    assert selection.agreement([truth, renamed]) == [1.0, 1.0]
+    assert selection.agreement([truth, noise]) == pytest.approx([0, 0], abs=0.01)
+    assert np.argmin(selection.agreement([truth, renamed, noise])) == 2
+
+
+@pytest.mark.parametrize("partitions", [[np.zeros(3)], [np.zeros(3), np.zeros(4)], []])
+def test_agreement_needs_two_partitions_of_the_same_images(partitions):
+    with pytest.raises(JointVAEError, match="two or more"):
+        selection.agreement(partitions)
+
+
+def test_the_final_objective_is_the_loss_of_the_config():
+    record = results.read(results.RESULTS / "runs" / "mnist-seed0.json")
+    train, objective = record.train, record.config.objective
+    by_hand = (
+        train.reconstruction
+        + objective.gamma * abs(sum(train.kl_z) - 5)
+        + objective.gamma * abs(sum(train.kl_c) - math.log(10))
+    )
+    assert selection.final_objective(record) == pytest.approx(by_hand, rel=1e-6)
+    assert selection.scores(record)["objective"] == -selection.final_objective(record)
