@@ -167,9 +167,37 @@ def stamp(tier: str, seed: int, dataset: str, records: list[Record] | None = Non
         "made": now.started,
     }
     if records:
-        rows["recorded runs"] = ", ".join(f"`{record.name}`" for record in records)
+        rows["recorded runs"] = recorded_text(records)
     lines = [f"| {name} | {value} |" for name, value in rows.items()]
     return "\n".join(["| This page was made by | |", "|:--|:--|", *lines])
+
+
+def recorded_text(records: Iterable[Record]) -> str:
+    """Recorded runs in a line: for each recipe its seeds, and the command that trains them again.
+
+    A run that changes its recipe is named, as the sweep file that asked for it says how to train it.
+    """
+    plain: dict[str, list[int]] = {}
+    changed = []
+    for record in records:
+        if claims.is_plain(record):
+            plain.setdefault(record.config.recipe, []).append(record.config.seed)
+        else:
+            changed.append(f"`{record.name}`")
+    parts = [
+        f"`{recipe}`, {_seeds(sorted(seeds))}, each by `jointvae train {recipe} --seed SEED`"
+        for recipe, seeds in plain.items()
+    ]
+    if changed:
+        parts.append(f"from the files in `results/sweeps`, each by `jointvae sweep FILE`: {', '.join(changed)}")
+    return "; ".join([*parts, "commit and processor of each: {doc}`provenance`"])
+
+
+def _seeds(seeds: list[int]) -> str:
+    """Seeds in words; three or more in a row by the first and the last."""
+    if len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]:
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def claims_table(judgements: list[Judgement]) -> str:

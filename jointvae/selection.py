@@ -5,13 +5,13 @@ Every score here is one where more is better; a loss comes with its sign turned.
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from math import comb, isfinite, nan
-from typing import NamedTuple
+from math import comb, isfinite
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Num
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import bootstrap, rankdata
 from sklearn.metrics import adjusted_rand_score
 
 from jointvae.errors import JointVAEError
@@ -36,13 +36,11 @@ def mean(values: Numbers) -> Estimate:
     >>> mean([0.5, 0.25]).value
     0.375
     """
-    return _estimate(lambda column: float(np.mean(column)), values)
+    return _estimate(np.mean, values)
 
 
 def rank_correlation(scores: Numbers, values: Numbers) -> Estimate:
-    """Spearman's rank correlation of a score with what it is to predict, from -1 to 1, with its bootstrap interval.
-
-    Where all entries of one are equal there are no ranks, and the value is nan.
+    """Spearman's rank correlation of a score with what it is to predict, with its bootstrap interval.
 
     >>> rank_correlation([1.0, 2.0, 3.0], [10.0, 20.0, 90.0]).value
     1.0
@@ -50,21 +48,28 @@ def rank_correlation(scores: Numbers, values: Numbers) -> Estimate:
     return _estimate(_spearman, scores, values)
 
 
-def _spearman(scores: Numbers, values: Numbers) -> float:
-    if min(len(set(scores)), len(set(values))) < 2:
-        return nan
-    return round(float(spearmanr(scores, values).statistic), 12)
+def spearman(scores: Numbers, values: Numbers) -> float:
+    """Spearman's rank correlation, from -1 to 1; nan where all entries of one are equal, as they have no ranks."""
+    return float(_spearman(np.array(scores), np.array(values)))
 
 
-def _estimate(statistic: Callable[..., float], *columns: Numbers) -> Estimate:
-    value = statistic(*columns)
-    if len(columns[0]) < FEWEST or not isfinite(value) or any(len(set(column)) < 2 for column in columns):
+def _spearman(scores: np.ndarray, values: np.ndarray, axis: int = -1) -> Any:  # a number, or an array of them
+    """Pearson's correlation of the ranks along an axis; SciPy's own takes one pair of columns at a time."""
+    ranks = [rankdata(column, axis=axis) for column in (scores, values)]
+    a, b = (rank - rank.mean(axis=axis, keepdims=True) for rank in ranks)
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(axis) / np.sqrt((a**2).sum(axis) * (b**2).sum(axis))
+
+
+def _estimate(statistic: Callable[..., Any], *columns: Numbers) -> Estimate:
+    value = float(statistic(*map(np.array, columns), axis=-1))
+    if len(columns[0]) < FEWEST or any(len(set(column)) < 2 for column in columns):
         return Estimate(value, None)
     found = bootstrap(
         columns,
         statistic,
         paired=True,
-        vectorized=False,
+        vectorized=True,
         n_resamples=RESAMPLES,
         confidence_level=LEVEL,
         method="percentile",

@@ -143,6 +143,14 @@ def test_the_stamp_says_what_made_a_page():
         assert word in stamp
 
 
+def test_the_stamp_names_the_recorded_runs_and_the_command_that_makes_them_again(make_record):
+    runs = [make_record(seed=seed) for seed in (0, 1, 2)]
+    text = book.recorded_text(runs)
+    assert "`mnist`, seeds 0 to 2, each by `jointvae train mnist --seed SEED`" in text
+    assert "seeds 0, 2," in book.recorded_text([runs[0], runs[2]])
+    assert "results/sweeps" not in text
+
+
 def test_the_picture_of_the_modules_has_an_arc_for_each_import_and_shows_which_way_it_leads(monkeypatch):
     def sides() -> list[float]:
         (ax,) = figures.modules_figure().axes
