@@ -131,3 +131,18 @@ class Posterior:
         if not self.logits:
             return self.mu.new_zeros(len(self.mu), 0)
         return torch.stack([categorical.kl_to_uniform(logits) for logits in self.logits], dim=-1)
+
+    def information(self) -> Float[Tensor, " units"]:
+        """I(x; c_i) over the images of the batch, for each discrete unit, in nats.
+
+        KL_c less what the mean of the posteriors is away from uniform: all images in one category make it zero. Taken
+        over a batch it is the information on which image *of the batch* it is, so it never exceeds log(batch).
+
+        >>> logits = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
+        >>> Posterior(torch.zeros(2, 0), torch.zeros(2, 0), (logits, logits[:1].expand(2, 2))).information()
+        tensor([0.6931, 0.0000])
+        """
+        if not self.logits:
+            return self.mu.new_zeros(0)
+        log_means = [logits.log_softmax(-1).logsumexp(0) - math.log(len(logits)) for logits in self.logits]
+        return self.kl_c().mean(0) - torch.stack([categorical.kl_to_uniform(log_mean) for log_mean in log_means])

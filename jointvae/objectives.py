@@ -1,4 +1,4 @@
-"""The four objectives, all minimised, all in nats per image, and the base of a fifth, the reader's own.
+"""The paper's four objectives, all minimised, all in nats per image; a fifth; and the base of the reader's own.
 
 Each is a frozen dataclass that is called with the batch means of the reconstruction loss and of the KL divergence of
 every latent unit, and returns its named terms; the loss is their plain sum. A capacity is a pure function of the step,
@@ -184,6 +184,20 @@ class SplitCapacity:
 
 
 @dataclass(frozen=True)
+class SplitInformation(SplitCapacity):
+    """reconstruction + gamma |KL_z - C_z| + gamma |I(x; c) - C_c|: not the paper's.
+
+    KL_c can be full while all images share a category; the information can't. Called with `Posterior.information` of
+    the batch in place of KL_c.
+
+    Raises:
+        JointVAEError: if gamma is below zero.
+    """
+
+    name: Literal["split_information"] = "split_information"  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
 class Own:
     """The base of an objective of your own: a frozen dataclass whose fields are its settings, numbers or words.
 
@@ -224,7 +238,8 @@ def _settings(objective: Own) -> dict[str, Any]:
 def _remember(given: Any) -> Own:
     if isinstance(given, Own):
         return given
-    known = {kind.__dataclass_fields__["name"].default for kind in (ELBO, BetaVAE, AnnealedCapacity, SplitCapacity)}
+    kinds = (ELBO, BetaVAE, AnnealedCapacity, SplitCapacity, SplitInformation)
+    known = {kind.__dataclass_fields__["name"].default for kind in kinds}
     if not isinstance(given, dict) or not isinstance(given.get("name"), str) or given["name"] in known:
         raise ValueError("an objective needs a name of its own")
     settings = {name: value for name, value in given.items() if name != "name"}
@@ -233,4 +248,4 @@ def _remember(given: Any) -> Own:
     return Remembered(given["name"], settings)
 
 
-Objective = ELBO | BetaVAE | AnnealedCapacity | SplitCapacity | Own
+Objective = ELBO | BetaVAE | AnnealedCapacity | SplitCapacity | SplitInformation | Own

@@ -15,6 +15,7 @@ from scipy.stats import bootstrap, rankdata
 from sklearn.metrics import adjusted_rand_score
 
 from jointvae.errors import JointVAEError
+from jointvae.objectives import SplitInformation
 from jointvae.results import Record
 
 LEVEL = 0.95  # of every interval
@@ -127,8 +128,10 @@ def agreement(partitions: Sequence[Num[np.ndarray, " n"]]) -> list[float]:
 def final_objective(record: Record) -> float:
     """The objective at the end of a run, in nats per image: that of its config, on the whole training set."""
     assert record.train is not None, "a failed run has no objective"
-    reconstruction, kl_z, kl_c = map(torch.tensor, (record.train.reconstruction, record.train.kl_z, record.train.kl_c))
-    terms = record.config.objective(reconstruction, kl_z, kl_c, record.curves["step"][-1])
+    objective, train = record.config.objective, record.train
+    held = train.information if isinstance(objective, SplitInformation) else train.kl_c
+    reconstruction, kl_z, kl_c = map(torch.tensor, (train.reconstruction, train.kl_z, held))
+    terms = objective(reconstruction, kl_z, kl_c, record.curves["step"][-1])
     return sum(float(term) for term in terms.values())
 
 

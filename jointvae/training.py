@@ -26,7 +26,7 @@ from jointvae.data import Dataset, as_floats
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec, Noise
 from jointvae.model import GREY_32, ImageShape, JointVAE
-from jointvae.objectives import Capacity, Objective, SplitCapacity, Step, reconstruction_loss
+from jointvae.objectives import Capacity, Objective, SplitCapacity, SplitInformation, Step, reconstruction_loss
 
 LOG10 = LatentSpec(0, (10,)).max_kl_c
 LARGEST_SEED = 2**31 - 1  # torch's generator on the CPU heeds 32 bits
@@ -186,7 +186,8 @@ def step_losses(
     logits = model.decode(posterior.sample(noise, config.tau))
     reconstruction = reconstruction_loss(logits, x)
     kl_z, kl_c = posterior.kl_z().mean(0), posterior.kl_c().mean(0)
-    loss = torch.stack(list(config.objective(reconstruction, kl_z, kl_c, step).values())).sum()
+    held = posterior.information() if isinstance(config.objective, SplitInformation) else kl_c
+    loss = torch.stack(list(config.objective(reconstruction, kl_z, held, step).values())).sum()
     return loss, torch.cat([reconstruction.view(1), kl_z, kl_c]).detach()
 
 

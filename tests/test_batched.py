@@ -10,7 +10,7 @@ from jointvae.batched import BatchedTrainer
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec, draw_noise
 from jointvae.model import ImageShape
-from jointvae.objectives import ELBO, AnnealedCapacity, BetaVAE, Capacity, SplitCapacity
+from jointvae.objectives import ELBO, AnnealedCapacity, BetaVAE, Capacity, SplitCapacity, SplitInformation
 
 # A grouped convolution adds up in another order than a plain one. In float64, relative to the largest entry.
 ROUNDING = 1e-10
@@ -63,6 +63,7 @@ def gradients(batch):
         {"objective": BetaVAE(4.0)},
         {"objective": AnnealedCapacity(30.0, Capacity(0.0, 7.0, 100))},
         {"objective": SplitCapacity(100.0, C_c=Capacity(0.0, 10.0, 3, ceiling=1.0))},
+        {"objective": SplitInformation(30.0), "latents": LatentSpec(2, (10, 3))},
         {"latents": LatentSpec(0, (10, 3))},
         {"latents": LatentSpec(5, ())},
         {"image": ImageShape(3, 64)},

@@ -84,3 +84,24 @@ def test_senseless_layouts_are_refused(z, c):
 
 def test_what_the_discrete_latents_can_carry():
     assert LatentSpec(0, (2, 2, 10)).max_kl_c == pytest.approx(math.log(40))
+
+
+@given(layouts, st.integers(1, 6))
+def test_information_is_the_drop_of_entropy_over_the_batch(layout, batch):
+    q = posterior(LatentSpec(*layout), batch)
+    for found, logits, kl in zip(q.information(), q.logits, q.kl_c().mean(0), strict=True):
+        each = Categorical(logits=logits)
+        drop = Categorical(probs=each.probs.mean(0)).entropy() - each.entropy().mean()
+        assert found.item() == pytest.approx(drop.item(), abs=1e-5)
+        assert -1e-5 <= found <= min(kl.item(), math.log(batch)) + 1e-5
+
+
+def test_information_of_one_category_for_all_is_none_and_its_slope_at_uniform_too():
+    sure = torch.zeros(64, 10)
+    sure[:, 3] = 60.0
+    empty = torch.zeros(64, 10, requires_grad=True)
+    nothing = torch.zeros(64, 2)
+    assert Posterior(nothing, nothing, (sure,)).information().item() == pytest.approx(0, abs=1e-5)
+    assert Posterior(nothing, nothing, (sure,)).kl_c().mean().item() == pytest.approx(math.log(10), abs=1e-5)
+    Posterior(nothing, nothing, (empty,)).information().sum().backward()
+    assert empty.grad.abs().max() < 1e-8

@@ -1,6 +1,8 @@
 """The four objectives against their formulas, and the capacity schedule."""
 
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -8,8 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli
 
+from jointvae import results
 from jointvae.errors import JointVAEError
-from jointvae.objectives import ELBO, AnnealedCapacity, BetaVAE, Capacity, SplitCapacity, reconstruction_loss
+from jointvae.objectives import (
+    ELBO,
+    AnnealedCapacity,
+    BetaVAE,
+    Capacity,
+    SplitCapacity,
+    SplitInformation,
+    reconstruction_loss,
+)
+from jointvae.training import Config
 
 nats = st.floats(0, 50)
 kls = st.lists(st.floats(0, 10), min_size=1, max_size=5)
@@ -58,6 +70,16 @@ def test_gradient_on_either_side_of_the_capacity(kl, slope):
     )
     sum(terms.values()).backward()
     assert kl_z.grad.item() == slope
+
+
+def test_split_information_is_the_split_under_another_name():
+    C_z, C_c = Capacity(0.0, 5.0, 100), Capacity(0.0, 2.0, 100)
+    ours, theirs = SplitInformation(30.0, C_z, C_c), SplitCapacity(30.0, C_z, C_c)
+    assert total(ours, 1.0, [2.0, 0.5], [1.5], 50) == total(theirs, 1.0, [2.0, 0.5], [1.5], 50)
+    assert ours != theirs
+    for objective in (ours, theirs):
+        config = results.validate(json.loads(json.dumps(asdict(Config(objective=objective)))), Config)
+        assert type(config.objective) is type(objective)
 
 
 def test_a_missing_latent_has_no_term():

@@ -13,7 +13,7 @@ import torch
 from jointvae import training
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec
-from jointvae.objectives import AnnealedCapacity, BetaVAE, Capacity, SplitCapacity
+from jointvae.objectives import AnnealedCapacity, BetaVAE, Capacity, SplitCapacity, SplitInformation
 
 
 def weights(trainer: training.Trainer) -> list[torch.Tensor]:
@@ -38,6 +38,21 @@ def test_golden_run(quick, digits, tmp_path):
     assert curves["step"] == [3, 6, 9]
     assert curves["reconstruction"] == pytest.approx([672.338, 665.978, 651.176], abs=0.05)
     assert curves["C_z"] == pytest.approx([quick.objective.C_z(step) for step in (3, 6, 9)])
+
+
+def test_split_information_holds_the_information_of_the_batch_and_the_others_the_divergence(quick, generator):
+    x = torch.rand(8, 1, 32, 32, generator=generator)
+    shut = Capacity(0.0, 0.0, 1)
+    for kind, measure in ((SplitCapacity, "kl_c"), (SplitInformation, "information")):
+        trainer = training.Trainer(replace(quick, objective=kind(30.0, shut, shut)))
+        with torch.no_grad():
+            trainer.model.head.bias[-10:] = torch.arange(10.0)  # the same favourite for all: KL_c without information
+        posterior = trainer.model.encode(x)
+        loss, terms = training.step_losses(trainer.model, trainer.config, x, generator, 1)
+        held = getattr(posterior, measure)()
+        expected = terms[0] + 30 * (posterior.kl_z().mean(0).sum() + (held if held.dim() == 1 else held.mean(0)).sum())
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert posterior.information().item() < 0.1 < 1 < posterior.kl_c().mean().item()
 
 
 @pytest.mark.parametrize("stop", [1, 2])
