@@ -202,15 +202,20 @@ def _seeds(seeds: list[int]) -> str:
 
 def claims_table(judgements: list[Judgement]) -> str:
     """The claims ledger as a Markdown table, a badge for each verdict."""
-    lines = ["| Claim, and its test | Paper | Here | Runs | Verdict |", "|:--|--:|--:|--:|:--|"]
+    lines = [
+        "| Claim, and its test | Paper | Here | Interval, or the runs | Runs | Verdict | Evidence |",
+        "|:--|--:|--:|:--|--:|:--|:--|",
+    ]
     for judgement in judgements:
         claim = judgement.claim
         cells = [
             f"{claim.claim} ({claim.source}.) *Test: {claim.criterion}.*",
             claims.show(claim.paper, claim.unit),
             claims.show(judgement.value, claim.unit),
+            claims.show_around(judgement),
             str(judgement.runs),
             badge(judgement.verdict),
+            f"{{doc}}`{claim.section}`" if claim.section else "–",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -12,9 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
-from scipy.stats import spearmanr
 
-from jointvae import results, sweeps
+from jointvae import results, selection, sweeps
 from jointvae.data import CLASSES
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import ACTIVE, Evaluation
@@ -95,6 +94,7 @@ class Claim:
     paper: float | None = None
     unit: Literal["share", "nats", "number"] = "number"
     min_runs: int = 1
+    section: str | None = None  #: the page of the book that has the evidence
 
     def __post_init__(self) -> None:
         unknown = [metric for metric in self.metrics if metric not in METRICS]
@@ -124,6 +124,8 @@ class Judgement:
     value: float | None
     runs: int
     verdict: Verdict
+    interval: tuple[float, float] | None = None  #: of a mean or a rank correlation over enough runs, 95 %
+    spread: tuple[float, float] | None = None  #: the lowest and the highest single run
 
 
 def read_ledger(path: Path = RESULTS / "claims.yml") -> list[Claim]:
@@ -165,13 +167,18 @@ def judge(
     columns = [[value for record in pool if (value := METRICS[metric](record)) is not None] for metric in claim.metrics]
     if any(len(column) < len(pool) for column in columns):
         return Judgement(claim, None, len(pool), "not tested")
+    interval = spread = None
     if claim.statistic == "rank_correlation":
         if any(len(set(column)) == 1 for column in columns):  # equal values have no ranks
             return Judgement(claim, None, len(pool), "not tested")
-        value = float(spearmanr(*columns).statistic)
+        value, interval = selection.rank_correlation(*columns)
     else:
         value = STATISTICS[claim.statistic](columns[0])
-    return Judgement(claim, value, len(pool), _verdict(claim, value))
+        if len(pool) > 1:
+            spread = min(columns[0]), max(columns[0])
+        if claim.statistic == "mean":
+            interval = selection.mean(columns[0]).interval
+    return Judgement(claim, value, len(pool), _verdict(claim, value), interval, spread)
 
 
 def runs_of(claim: Claim, sweeps: dict[str, Sweep]) -> set[str]:
@@ -216,6 +223,16 @@ def show(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
     return {"share": f"{value:.1%}", "nats": f"{value:.2f} nats", "number": f"{value:.2f}"}[unit]
+
+
+def show_around(judgement: Judgement) -> str:
+    """The interval of a value, or where there is none the range of the runs, as the tables print it."""
+    unit = judgement.claim.unit
+    for name, ends in (("95 %", judgement.interval), ("runs", judgement.spread)):
+        if ends is not None:
+            low, high = (show(end, unit) for end in ends)
+            return f"{name}: {low} to {high}"
+    return "–"
 
 
 def facts(folder: Path = RESULTS) -> dict[str, float | int | str | None]:

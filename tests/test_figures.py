@@ -1,6 +1,7 @@
 """What figures show: the codes that are decoded, the order of categories, labelled axes, and the terminal's lines."""
 
 import io
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -121,7 +122,8 @@ def test_a_log_file_is_not_flooded():
 
 def test_tables_hold_every_row(make_record):
     claim = Claim(id="x", claim="It works.", source="here", criterion="at least half", paper=0.887, unit="share")
-    judgements = [Judgement(claim, 0.5, 3, "partly"), Judgement(claim, None, 0, "not tested")]
+    sure = Judgement(replace(claim, section="mnist"), 0.5, 9, "partly", (0.4, 0.6), (0.3, 0.9))
+    judgements = [Judgement(claim, 0.5, 3, "partly", None, (0.3, 0.9)), Judgement(claim, None, 0, "not tested"), sure]
     screen = io.StringIO()
     console = Console(file=screen, width=200)
     console.print(terminal.claims_table(judgements))
@@ -132,7 +134,10 @@ def test_tables_hold_every_row(make_record):
         assert word in screen.getvalue()
     page = book.claims_table(judgements)
     assert 'class="verdict-not-tested"' in page
-    assert page.count("\n") == 3
+    assert page.count("\n") == 4
+    assert "| runs: 30.0% to 90.0% | 3 |" in page
+    assert "| 95 %: 40.0% to 60.0% | 9 |" in page
+    assert "| {doc}`mnist` |" in page
     assert "mnist-seed0" in book.provenance_table([make_record()])
     assert book.runs_table([("one", make_record().test)]).splitlines()[2].startswith("| one | 90.0%")
 

@@ -12,6 +12,7 @@ import torch
 from jointvae import claims, results
 from jointvae.claims import Bounds, Claim, judge
 from jointvae.errors import JointVAEError
+from jointvae.results import RESULTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -119,6 +120,22 @@ def test_rank_correlation(make_record):
     ]
     found = judge(claim(metric=["reconstruction", "accuracy"], statistic="rank_correlation"), records, [])
     assert found.value == pytest.approx(-1)
+
+
+def test_a_value_comes_with_its_interval_or_the_range_of_the_runs(make_record):
+    records = [make_record(seed=seed, accuracy=0.5 + seed / 40) for seed in range(9)]
+    few, many = (judge(claim(), records[:n], []) for n in (3, 9))
+    assert (few.interval, few.spread) == (None, (0.5, 0.55))
+    assert 0.5 < many.interval[0] < many.value < many.interval[1] < 0.7
+    assert judge(claim(statistic="max"), records, []).interval is None
+    assert claims.show_around(judge(claim(unit="share"), records[:3], [])) == "runs: 50.0% to 55.0%"
+    assert claims.show_around(judge(claim(), records[:1], [])) == "–"
+
+
+def test_every_claim_that_has_evidence_says_on_which_page():
+    pages = {path.stem for path in (RESULTS.parent / "book").glob("*.md")}
+    for row in claims.read_ledger():
+        assert row.section in pages if row.metric else row.section is None
 
 
 def test_overlap_by_hand(make_record):
