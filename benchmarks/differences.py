@@ -1,0 +1,226 @@
+"""Do differences between the paper, its code and this package change a result? The same seeds, one thing changed.
+
+    python benchmarks/differences.py [--seeds 8] [--jobs 1]
+
+The digits recipe is trained in full under each variant below. Runs of one seed start from the same weights, see the
+same images in the same order, and draw the same noise, on the CPU with one thread. All are scored by the same code.
+
+The test, fixed before the first run. For every variant and every measure, take the differences of its runs from ours,
+seed by seed. If the variant changes nothing but the rounding, the sign of a seed's differences is a coin. So the
+statistic, the mean over its standard error, is compared with what all patterns of signs give; the largest one over the
+measures counts (Westfall and Young 1993), so that five measures are not five chances. A variant *changes the result*
+in a measure if that p-value is at most the level: 5 % shared by the variants (Bonferroni). With eight seeds the
+smallest p-value is 2 / 256, so a difference has to stand out of all patterns of signs to be found.
+
+The last variant is a control: it is known to harm, so a comparison that does not find it finds nothing.
+"""
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from _shared import parser, run, save
+from torch import Tensor
+from torch.nn import functional as F
+
+from jointvae import checkpoints, data, training
+from jointvae.evaluation import Evaluation, evaluate
+from jointvae.files import sha256
+from jointvae.latents import Noise, Posterior, draw_noise
+from jointvae.model import JointVAE
+from jointvae.objectives import SplitCapacity, reconstruction_loss
+from jointvae.training import Config
+
+RECIPE = training.recipe("digits")
+LEVEL = 0.05  # shared by the variants
+MEASURES = ("accuracy", "information", "kl_z", "kl_c", "reconstruction")  # of the test set
+EPS = 1e-12  # what the paper's code adds inside its logarithms
+Losses = tuple[Tensor, Tensor]  # what `training.step_losses` returns
+
+
+def ours(model: JointVAE, config: Config, x: Tensor, noise: Noise, step: int) -> Losses:
+    """The package as it is."""
+    return training.step_losses(model, config, x, noise, step)
+
+
+def per_image(model: JointVAE, config: Config, x: Tensor, noise: Noise, step: int) -> Losses:
+    """Every image is held to the capacities, in place of the mean of the batch."""
+    posterior, reconstruction = forward(model, config, x, noise)
+    objective = split(config)
+    off_z = (posterior.kl_z().sum(-1) - objective.C_z(step)).abs().mean()
+    off_c = (posterior.kl_c().sum(-1) - objective.C_c(step)).abs().mean()
+    return reconstruction + objective.gamma * (off_z + off_c), seen(posterior, reconstruction)
+
+
+def relaxed_density(model: JointVAE, config: Config, x: Tensor, noise: Noise, step: int) -> Losses:
+    """The divergence of the relaxed draw in place of the categorical one, estimated from the draw itself."""
+    posterior, reconstruction = forward(model, config, x, noise)
+    ratios = [log_ratio(logits, g).mean() for logits, g in zip(posterior.logits, noise.g, strict=True)]
+    terms = split(config)(reconstruction, posterior.kl_z().mean(0), torch.stack(ratios), step)
+    return torch.stack(list(terms.values())).sum(), seen(posterior, reconstruction)
+
+
+def as_the_code(model: JointVAE, config: Config, x: Tensor, noise: Noise, step: int) -> Losses:
+    """The arithmetic of the paper's code: probabilities, small constants, means over pixels, a loss over their number.
+
+    The noise is the same, sent through a uniform draw of float32 and back, as the code makes it.
+    """
+    posterior, pixels = model.encode(x), config.image.size**2
+    std, drawn, kl_c = (0.5 * posterior.logvar).exp(), [], []
+    for logits, g in zip(posterior.logits, noise.g, strict=True):
+        alpha = F.softmax(logits, dim=1)
+        gumbel = -torch.log(-torch.log(uniform(g) + EPS) + EPS)
+        drawn.append(F.softmax((torch.log(alpha + EPS) + gumbel) / config.tau, dim=1))
+        kl_c.append(np.log(alpha.shape[1]) + (alpha * torch.log(alpha + EPS)).sum(1).mean())
+    rebuilt = model.decode(torch.cat([posterior.mu + std * noise.epsilon, *drawn], dim=1)).sigmoid()
+    reconstruction = pixels * F.binary_cross_entropy(rebuilt.reshape(-1, pixels), x.reshape(-1, pixels))
+    kl_z = (-0.5 * (1 + posterior.logvar - posterior.mu.pow(2) - posterior.logvar.exp())).mean(0)
+    terms = split(config)(reconstruction, kl_z, torch.stack(kl_c), step)
+    return torch.stack(list(terms.values())).sum() / pixels, seen(posterior, reconstruction)
+
+
+def third_of_r(model: JointVAE, config: Config, x: Tensor, noise: Noise, step: int) -> Losses:
+    """The reconstruction loss counts a third, as it does in the paper's code on colour images: the control."""
+    posterior, reconstruction = forward(model, config, x, noise)
+    terms = split(config)(reconstruction / 3, posterior.kl_z().mean(0), posterior.kl_c().mean(0), step)
+    return torch.stack(list(terms.values())).sum(), seen(posterior, reconstruction)
+
+
+VARIANTS: dict[str, Callable[..., Losses]] = {
+    "ours": ours,
+    "per image": per_image,
+    "relaxed density": relaxed_density,
+    "as the code": as_the_code,
+    "a third of R": third_of_r,
+}
+
+
+def forward(model: JointVAE, config: Config, x: Tensor, noise: Noise) -> tuple[Posterior, Tensor]:
+    """The posterior of a batch, and the reconstruction loss of one draw from it."""
+    posterior = model.encode(x)
+    return posterior, reconstruction_loss(model.decode(posterior.sample(noise, config.tau)), x)
+
+
+def seen(posterior: Posterior, reconstruction: Tensor) -> Tensor:
+    """What a trainer is told of a step."""
+    return torch.cat([reconstruction.view(1), posterior.kl_z().mean(0), posterior.kl_c().mean(0)]).detach()
+
+
+def split(config: Config) -> SplitCapacity:
+    """The objective that all variants change."""
+    assert isinstance(config.objective, SplitCapacity), "the recipe has the paper's objective"
+    return config.objective
+
+
+def log_ratio(logits: Tensor, g: Tensor) -> Tensor:
+    """The log ratio q(c|x) / p(c) of the densities of the relaxed draw that this noise makes, in nats per image.
+
+    The density is that of Maddison et al. (2017), equation 10, for the posterior and for the uniform prior. With the
+    draw written as a function of the noise, its temperature cancels.
+    """
+    log_probs, n = logits.log_softmax(-1), logits.shape[-1]
+    return log_probs.sum(-1) + n * (torch.logsumexp(-log_probs - g, -1) - torch.logsumexp(-g, -1))
+
+
+def uniform(g: Tensor) -> Tensor:
+    """The uniform draw of float32, a multiple of 2^-24 below 1, whose Gumbel noise is nearest below `g`."""
+    return ((-(-g.double()).exp()).exp() * 2**24).floor().clamp_max(2**24 - 1).div(2**24).float()
+
+
+class Variant(training.Trainer):
+    """A trainer whose step has another loss."""
+
+    def __init__(self, config: Config, losses: Callable[..., Losses]) -> None:
+        super().__init__(config)
+        self.losses = losses
+
+    def train_step(self, x: Tensor) -> Tensor:
+        """As the package's, with the noise drawn first."""
+        self.step += 1
+        noise = draw_noise(self.config.latents, (len(x),), self.noise)
+        loss, losses = self.losses(self.model, self.config, x, noise, self.step)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return losses
+
+
+def trained(name: str, config: Config) -> dict[str, Any]:
+    """One run under a variant: its measures on the test set and the sum of its weights."""
+    train_data, test_data = (data.load(config.dataset, split) for split in data.SPLITS)
+    training.keep_freed_memory()
+    trainer = Variant(config, VARIANTS[name])
+    while trainer.epoch < config.epochs:
+        trainer.train_epoch(train_data)
+    with TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.safetensors"
+        checkpoints.save_model(weights, trainer.model)
+        return {"seed": config.seed, **measures(evaluate(trainer.model, test_data)), "weights": sha256(weights)}
+
+
+def measures(test: Evaluation) -> dict[str, float]:
+    """The accuracy as a share; information, divergences and reconstruction loss in nats per image."""
+    assert test.accuracy is not None, "the digits have labels"
+    sums = {name: sum(getattr(test, name)) for name in ("information", "kl_z", "kl_c")}
+    return {"accuracy": test.accuracy, **sums, "reconstruction": test.reconstruction}
+
+
+def sign_flips(differences: np.ndarray) -> np.ndarray:
+    """The p-value of every measure, from all patterns of signs of the seeds (max-T, exact and two-sided).
+
+    Args:
+        differences: of the paired runs, seeds by measures.
+    """
+    seeds = len(differences)
+    signs = np.array(list(itertools.product((1.0, -1.0), repeat=seeds)))  # the first pattern changes nothing
+    flipped = signs[:, :, None] * differences
+    spread = np.maximum(flipped.std(1, ddof=1), 1e-12)
+    t = np.abs(flipped.mean(1)) / (spread / np.sqrt(seeds))
+    return (t.max(1)[:, None] >= t[0] * (1 - 1e-9)).mean(0)
+
+
+def tested(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """The p-value of every measure of every variant against ours."""
+    tables = {name: np.array([[row[m] for m in MEASURES] for row in rows]) for name, rows in runs.items()}
+    return {
+        name: dict(zip(MEASURES, sign_flips(table - tables["ours"]).tolist(), strict=True))
+        for name, table in tables.items()
+        if name != "ours"
+    }
+
+
+def main() -> None:
+    """Train, print, test, record."""
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, default=8)
+    options.add_argument("--jobs", type=int, default=1, help="runs at a time, a thread each")
+    given = options.parse_args()
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    configs = [replace(RECIPE, seed=seed) for seed in range(given.seeds)]
+    one_thread = partial(torch.set_num_threads, 1)
+    with ProcessPoolExecutor(given.jobs, get_context("spawn"), one_thread) as pool:
+        asked = [(name, pool.submit(trained, name, config)) for config in configs for name in VARIANTS]
+        for name, future in asked:
+            row = future.result()
+            runs[name].append(row)
+            print(f"{name}, seed {row['seed']}: " + ", ".join(f"{m} {row[m]:.3f}" for m in MEASURES), flush=True)
+    found = {
+        "recipe": RECIPE.recipe,
+        "level": LEVEL / (len(VARIANTS) - 1),
+        "measures": MEASURES,
+        "runs": runs,
+        "p_values": tested(runs),
+    }
+    save("differences", found, given.record, device="cpu")
+
+
+if __name__ == "__main__":
+    run(main)
