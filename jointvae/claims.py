@@ -49,6 +49,7 @@ METRICS: dict[str, Callable[[Any], float | None]] = {
     "information": lambda record: sum(_test(record).information),
     "active_units": lambda record: float(sum(kl > ACTIVE for kl in _test(record).kl_z)),
     "reconstruction": lambda record: record.train.reconstruction,
+    "training_reconstruction": lambda record: record.curves["reconstruction"][-1],
     "shirts_overlap": lambda record: overlap(_test(record), "T-shirt", "shirt", CLASSES["fashion"]),
 }
 STATISTICS: dict[str, Callable[[list[float]], float]] = {
@@ -107,8 +108,9 @@ class Claim:
             raise ValueError("a claim is about a recipe, a reference or a sweep, not two of them")
         if (self.sweep is None) != (not self.settings):
             raise ValueError("a claim on a sweep names its settings, another one none")
-        if self.reference is not None and "kl_c_share" in self.metrics:
-            raise ValueError("kl_c_share needs the config of a run, which a reference has not")
+        for metric in {"kl_c_share", "training_reconstruction"} & set(self.metrics):
+            if self.reference is not None:
+                raise ValueError(f"{metric} needs a run of ours, which a reference is not")
 
     @property
     def metrics(self) -> list[str]:
