@@ -90,6 +90,19 @@ def test_a_third_of_r_takes_two_thirds_of_it_away(batch):
     assert loss.item() == pytest.approx((differences.ours(*batch, 1000)[0] - losses[0] * 2 / 3).item(), rel=1e-12)
 
 
+def test_the_first_weights_of_2018_fill_the_range_of_the_channels_that_are_read():
+    config = differences.RECIPE
+    before, model = training.build(config), training.build(config)
+    differences.weights_of_2018(model)
+    for old, new in zip(model.modules(), before.modules(), strict=True):
+        if isinstance(old, torch.nn.ConvTranspose2d):
+            bound = (old.in_channels * 16) ** -0.5
+            assert 0.9 * bound < old.weight.abs().max() <= bound * (1 + 1e-6)
+            assert old.bias.abs().max() <= bound
+        elif isinstance(old, torch.nn.Conv2d | torch.nn.Linear):
+            assert torch.equal(old.weight, new.weight)
+
+
 def test_all_variants_report_the_same_step(batch):
     for name, loss in differences.VARIANTS.items():
         tolerance = 1e-4 if name == "as the code" else 1e-12
