@@ -10,7 +10,7 @@
 #   exported   models for the browser and as ONNX (python -m jointvae export writes it)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test nightly test-cluster env book site serve pdf notebooks bench lock verify \
+.PHONY: help reproduce test nightly test-cluster env book site serve pdf notebooks bench experiments lock verify \
   fuzz audit lint format clean distclean FORCE
 MAKEFLAGS += --no-print-directory
 
@@ -84,8 +84,15 @@ pdf: $(READY) ## build the book and print it into one file, SITE/jointvae.pdf; n
 notebooks: $(READY) ## write the chapters to notebooks/, to change freely
 	@$(PY) book/_tools/notebooks.py
 
+# These train many seeds: an hour each on two cores.
+EXPERIMENTS := benchmarks/differences.py benchmarks/threads.py
+
 bench: $(READY) ## measure speed and memory here; RECORD=1 keeps it as the book's own
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(PY) $$script $(if $(RECORD),--record); done
+	@set -e; for script in $(filter-out $(EXPERIMENTS),$(wildcard benchmarks/[a-z]*.py)); do \
+	  echo "$$script"; $(PY) $$script $(if $(RECORD),--record); done
+
+experiments: $(READY) ## measure what threads, and what differences from the paper's code, do to the result: hours
+	@set -e; for script in $(EXPERIMENTS); do echo "$$script"; $(PY) $$script $(if $(RECORD),--record); done
 
 verify: $(READY) ## check every recorded result: schema, claim, weights, and the accuracy that these earn again
 	@$(PY) -m jointvae verify
