@@ -429,7 +429,9 @@ def _verify(options: argparse.Namespace) -> None:
     console.print(verify_table(findings), soft_wrap=False)
     for reason in dict.fromkeys(finding.note for finding in findings if finding.state == "left out"):
         left_out = [f"{finding.check} of {finding.result}" for finding in findings if finding.note == reason]
-        console.print(f"Left out: {', '.join(left_out)}: {reason}.", markup=False)
+        more = f" and {len(left_out) - 3} more" if len(left_out) > 4 else ""
+        named = ", ".join(left_out[:3] if more else left_out)
+        console.print(f"Left out: {named}{more}: {reason}.", markup=False)
     bad = [finding for finding in findings if finding.state == "bad"]
     for finding in bad:
         console.print(f"Bad: {finding.result}: {finding.note}", markup=False)

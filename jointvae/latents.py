@@ -136,7 +136,9 @@ class Posterior:
         """I(x; c_i) over the images of the batch, for each discrete unit, in nats.
 
         KL_c less what the mean of the posteriors is away from uniform: all images in one category make it zero. Taken
-        over a batch it is the information on which image *of the batch* it is, so it never exceeds log(batch).
+        over a batch it is the information on which image *of the batch* it is, so it never exceeds log(batch). For
+        training: it stays in the logs, so its gradient is finite also where a probability rounds to zero. What a record
+        states is `evaluation.mutual_information`, from entropies in float64.
 
         >>> logits = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
         >>> Posterior(torch.zeros(2, 0), torch.zeros(2, 0), (logits, logits[:1].expand(2, 2))).information()

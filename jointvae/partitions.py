@@ -82,7 +82,8 @@ def add(records: Iterable[Path], folder: Path = FOLDER) -> list[str]:
         made = _partition(record, path.parent)
         if of_data.get(record.name, made) != made:
             raise JointVAEError(f"Another partition of {record.name} is kept in {folder}: nothing was changed.")
-        new += [] if record.name in of_data else [record.name]
+        if record.name not in of_data:
+            new.append(record.name)
         of_data[record.name] = made
     for dataset, of_data in kept.items():
         content = json.dumps(asdict(Partitions(dataset, dict(sorted(of_data.items())))), indent=1) + "\n"
@@ -109,10 +110,10 @@ def check(partitions: Partitions, records: Iterable[Record]) -> None:
     """
     usage = {record.name: record.test.usage for record in records if record.test is not None}
     for name in partitions.runs:
-        counts = np.bincount(partitions.categories(name), minlength=len(usage.get(name) or [])) / len(
-            partitions.runs[name]
-        )
-        if usage.get(name) is None or not np.array_equal(counts, np.array(usage[name])):
+        categories, expected = partitions.categories(name), usage.get(name)
+        if expected is None or not np.array_equal(
+            np.bincount(categories, minlength=len(expected)) / len(categories), np.array(expected)
+        ):
             raise JointVAEError(
                 f"The partition of {name} does not go with a record: make it again with `jointvae partition`."
             )

@@ -48,18 +48,15 @@ def test_a_bootstrap_interval_of_the_mean_is_that_of_theory():
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
 
 
-def test_intervals_of_a_rank_correlation_hold_the_truth_as_often_as_they_say():
+def test_intervals_of_a_rank_correlation_hold_the_truth_as_often_as_they_say(monkeypatch):
     # For two normals with correlation r, Spearman's is 6/pi asin(r/2). Binomial tolerance: 0.95 - 3 sqrt(.05 .95/200).
     generator, r, hits = np.random.default_rng(0), 0.6, 0
     truth = 6 / math.pi * math.asin(r / 2)
-    before, selection.RESAMPLES = selection.RESAMPLES, 999
-    try:
-        for _ in range(200):
-            a, b = generator.multivariate_normal([0, 0], [[1, r], [r, 1]], size=60).T
-            low, high = selection.rank_correlation(a, b).interval
-            hits += low <= truth <= high
-    finally:
-        selection.RESAMPLES = before
+    monkeypatch.setattr(selection, "RESAMPLES", 999)
+    for _ in range(200):
+        a, b = generator.multivariate_normal([0, 0], [[1, r], [r, 1]], size=60).T
+        low, high = selection.rank_correlation(a, b).interval
+        hits += low <= truth <= high
     assert 0.90 <= hits / 200 <= 1
 
 
