@@ -202,20 +202,16 @@ def _seeds(seeds: list[int]) -> str:
 
 def claims_table(judgements: list[Judgement]) -> str:
     """The claims ledger as a Markdown table, a badge for each verdict."""
-    lines = [
-        "| Claim, and its test | Paper | Here | Interval, or the runs | Runs | Verdict | Evidence |",
-        "|:--|--:|--:|:--|--:|:--|:--|",
-    ]
+    lines = ["| Claim, and its test | Paper | Here | Runs | Verdict |", "|:--|--:|--:|--:|:--|"]
     for judgement in judgements:
-        claim = judgement.claim
+        claim, around = judgement.claim, claims.show_around(judgement)
+        evidence = f" Evidence: {{doc}}`{claim.section}`." if claim.section else ""
         cells = [
-            f"{claim.claim} ({claim.source}.) *Test: {claim.criterion}.*",
+            f"{claim.claim} ({claim.source}.) *Test: {claim.criterion}.*{evidence}",
             claims.show(claim.paper, claim.unit),
-            claims.show(judgement.value, claim.unit),
-            claims.show_around(judgement),
+            claims.show(judgement.value, claim.unit) + (f" ({around})" if around else ""),
             str(judgement.runs),
             badge(judgement.verdict),
-            f"{{doc}}`{claim.section}`" if claim.section else "–",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -228,13 +228,13 @@ def show(value: float | None, unit: str) -> str:
 
 
 def show_around(judgement: Judgement) -> str:
-    """The interval of a value, or where there is none the range of the runs, as the tables print it."""
+    """The interval of a value, or where there is none the range of the runs, for a table; empty for a single run."""
     unit = judgement.claim.unit
     for name, ends in (("95 %", judgement.interval), ("runs", judgement.spread)):
         if ends is not None:
             low, high = (show(end, unit) for end in ends)
             return f"{name}: {low} to {high}"
-    return "–"
+    return ""
 
 
 def facts(folder: Path = RESULTS) -> dict[str, float | int | str | None]:
