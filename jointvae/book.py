@@ -205,11 +205,12 @@ def claims_table(judgements: list[Judgement]) -> str:
     lines = ["| Claim, and its test | Paper | Here | Runs | Verdict |", "|:--|--:|--:|--:|:--|"]
     for judgement in judgements:
         claim, around = judgement.claim, claims.show_around(judgement)
-        evidence = f" Evidence: {{doc}}`{claim.section}`." if claim.section else ""
+        more = f" {around[0].upper()}{around[1:]}." if around else ""
+        more += f" Evidence: {{doc}}`{claim.section}`." if claim.section else ""
         cells = [
-            f"{claim.claim} ({claim.source}.) *Test: {claim.criterion}.*{evidence}",
+            f"{claim.claim} ({claim.source}.) *Test: {claim.criterion}.*{more}",
             claims.show(claim.paper, claim.unit),
-            claims.show(judgement.value, claim.unit) + (f" ({around})" if around else ""),
+            claims.show(judgement.value, claim.unit),
             str(judgement.runs),
             badge(judgement.verdict),
         ]

@@ -135,8 +135,8 @@ def test_tables_hold_every_row(make_record):
     page = book.claims_table(judgements)
     assert 'class="verdict-not-tested"' in page
     assert page.count("\n") == 4
-    assert "| 50.0% (runs: 30.0% to 90.0%) | 3 |" in page
-    assert "| 50.0% (95 %: 40.0% to 60.0%) | 9 |" in page
+    assert "* Runs: 30.0% to 90.0%. | 88.7% | 50.0% | 3 |" in page
+    assert "* 95 %: 40.0% to 60.0%. Evidence: {doc}`mnist`. | 88.7% | 50.0% | 9 |" in page
     assert page.count("Evidence: {doc}`mnist`.") == 1
     assert "mnist-seed0" in book.provenance_table([make_record()])
     assert book.runs_table([("one", make_record().test)]).splitlines()[2].startswith("| one | 90.0%")
