@@ -3,6 +3,7 @@
 A cluster is the arg max of a discrete unit's posterior. Divergences and information are in nats, accuracies in [0, 1].
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from jointvae.objectives import reconstruction_loss
 BATCH = 1000
 MOST_IMAGES = 10**12
 ACTIVE = 0.1  # nats: a unit of z that carries less is called unused
+COLLAPSED = math.log(2)  # nats: less than two categories can carry
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Evaluation:
         counts = [count for row in self.confusion for count in row]
         if len({len(row) for row in self.confusion}) != 1 or not counts or min(counts) < 0 or sum(counts) > self.images:
             raise JointVAEError("A confusion matrix has rows of one length that count the images.")
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether c says less than two categories can carry; a run without c says nothing in it."""
+        return sum(self.information) < COLLAPSED
 
 
 def confusion_matrix(

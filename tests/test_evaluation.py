@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_information_at_its_extremes():
     one_for_all = torch.zeros(7, 5)
     one_for_all[:, 2] = 1000.0
     assert evaluation.mutual_information(one_for_all) == pytest.approx(0, abs=1e-9)
+
+
+def test_collapsed_says_less_than_two_categories_can(make_record):
+    def of(*information):
+        return replace(make_record().test, information=list(information)).collapsed
+
+    two_sure_categories = evaluation.mutual_information(100 * torch.eye(2))
+    assert not of(two_sure_categories + 1e-6)
+    assert of(two_sure_categories - 1e-6)
+    assert not of(0.5, 0.5), "the units of c speak together"
+    assert of()
 
 
 @pytest.mark.parametrize("spec", [LatentSpec(3, (4, 12)), LatentSpec(0, (10,)), LatentSpec(4, ())], ids=str)

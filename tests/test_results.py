@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jointvae import claims, results
+from jointvae import claims, evaluation, results
 from jointvae.claims import Bounds, Claim, judge
 from jointvae.errors import JointVAEError
 from jointvae.results import RESULTS
@@ -136,6 +136,11 @@ def test_every_claim_that_has_evidence_says_on_which_page():
     pages = {path.stem for path in (RESULTS.parent / "book").glob("*.md")}
     for row in claims.read_ledger():
         assert row.section in pages if row.metric else row.section is None
+
+
+def test_the_claim_on_collapse_means_what_the_chapters_call_collapsed():
+    (row,) = (row for row in claims.read_ledger() if row.id == "collapse-information")
+    assert row.reproduced.at_least == pytest.approx(evaluation.COLLAPSED, abs=5e-4)
 
 
 def test_overlap_by_hand(make_record):
