@@ -19,36 +19,29 @@ noticed that a seed which collapses under every variant makes two patterns of si
 that level. The control is a check and no question, so it is read at 5 % by itself; the variants keep their level.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from _pairs import MEASURES, Losses, Variant, forward, outcome, seen, sign_flips, split
 from _shared import parser, run, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jointvae import checkpoints, data, training
-from jointvae.evaluation import Evaluation, evaluate
-from jointvae.files import sha256
-from jointvae.latents import Noise, Posterior, draw_noise
+from jointvae import training
+from jointvae.latents import Noise
 from jointvae.model import JointVAE
-from jointvae.objectives import SplitCapacity, reconstruction_loss
 from jointvae.training import Config
 
 RECIPE = training.recipe("digits")
 LEVEL = 0.05  # shared by the variants
-MEASURES = ("accuracy", "information", "kl_z", "kl_c", "reconstruction")  # of the test set
 EPS = 1e-12  # what the paper's code adds inside its logarithms
-Losses = tuple[Tensor, Tensor]  # what `training.step_losses` returns
 
 
 def ours(model: JointVAE, config: Config, x: Tensor, noise: Noise, step: int) -> Losses:
@@ -122,23 +115,6 @@ def weights_of_2018(model: JointVAE) -> None:
                 parameter.mul_(math.sqrt(layer.out_channels / layer.in_channels))
 
 
-def forward(model: JointVAE, config: Config, x: Tensor, noise: Noise) -> tuple[Posterior, Tensor]:
-    """The posterior of a batch, and the reconstruction loss of one draw from it."""
-    posterior = model.encode(x)
-    return posterior, reconstruction_loss(model.decode(posterior.sample(noise, config.tau)), x)
-
-
-def seen(posterior: Posterior, reconstruction: Tensor) -> Tensor:
-    """What a trainer is told of a step."""
-    return torch.cat([reconstruction.view(1), posterior.kl_z().mean(0), posterior.kl_c().mean(0)]).detach()
-
-
-def split(config: Config) -> SplitCapacity:
-    """The objective that all variants change."""
-    assert isinstance(config.objective, SplitCapacity), "the recipe has the paper's objective"
-    return config.objective
-
-
 def log_ratio(logits: Tensor, g: Tensor) -> Tensor:
     """The log ratio q(c|x) / p(c) of the densities of the relaxed draw that this noise makes, in nats per image.
 
@@ -154,58 +130,12 @@ def uniform(g: Tensor) -> Tensor:
     return ((-(-g.double()).exp()).exp() * 2**24).floor().clamp_max(2**24 - 1).div(2**24).float()
 
 
-class Variant(training.Trainer):
-    """A trainer whose step has another loss."""
-
-    def __init__(self, config: Config, losses: Callable[..., Losses]) -> None:
-        super().__init__(config)
-        self.losses = losses
-
-    def train_step(self, x: Tensor) -> Tensor:
-        """As the package's, with the noise drawn first."""
-        self.step += 1
-        noise = draw_noise(self.config.latents, (len(x),), self.noise)
-        loss, losses = self.losses(self.model, self.config, x, noise, self.step)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return losses
-
-
 def trained(name: str, config: Config) -> dict[str, Any]:
     """One run under a variant: its measures on the test set and the sum of its weights."""
-    train_data, test_data = (data.load(config.dataset, split) for split in data.SPLITS)
-    training.keep_freed_memory()
     trainer = Variant(config, VARIANTS[name])
     if name == "weights of 2018":
         weights_of_2018(trainer.model)
-    while trainer.epoch < config.epochs:
-        trainer.train_epoch(train_data)
-    with TemporaryDirectory() as folder:
-        weights = Path(folder) / "weights.safetensors"
-        checkpoints.save_model(weights, trainer.model)
-        return {"seed": config.seed, **measures(evaluate(trainer.model, test_data)), "weights": sha256(weights)}
-
-
-def measures(test: Evaluation) -> dict[str, float]:
-    """The accuracy as a share; information, divergences and reconstruction loss in nats per image."""
-    assert test.accuracy is not None, "the digits have labels"
-    sums = {name: sum(getattr(test, name)) for name in ("information", "kl_z", "kl_c")}
-    return {"accuracy": test.accuracy, **sums, "reconstruction": test.reconstruction}
-
-
-def sign_flips(differences: np.ndarray) -> np.ndarray:
-    """The p-value of every measure, from all patterns of signs of the seeds (max-T, exact and two-sided).
-
-    Args:
-        differences: of the paired runs, seeds by measures.
-    """
-    seeds = len(differences)
-    signs = np.array(list(itertools.product((1.0, -1.0), repeat=seeds)))  # the first pattern changes nothing
-    flipped = signs[:, :, None] * differences
-    spread = np.maximum(flipped.std(1, ddof=1), 1e-12)
-    t = np.abs(flipped.mean(1)) / (spread / np.sqrt(seeds))
-    return (t.max(1)[:, None] >= t[0] * (1 - 1e-9)).mean(0)
+    return outcome(trainer)
 
 
 def tested(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:

@@ -1,0 +1,170 @@
+"""The candidates of benchmarks/candidates.py change what they say and nothing else; verdicts follow from runs."""
+
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jointvae import book, data, training
+from jointvae.data import as_floats
+from jointvae.errors import JointVAEError
+from jointvae.latents import draw_noise
+from jointvae.objectives import SplitInformation
+from jointvae.results import RESULTS
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import candidates  # noqa: E402
+
+MAPS = ("DEGREES", "SHEAR", "SCALE", "SHIFT")
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """A model that has seen some steps, images and noise: (model, config, x, noise)."""
+    config = candidates.RECIPE
+    trainer = training.Trainer(config)
+    images = as_floats(data.load("digits", "train").images)
+    for x in images[:320].split(32):
+        trainer.train_step(x)
+    noise = draw_noise(config.latents, (32,), torch.Generator().manual_seed(1))
+    return trainer.model, config, images[320:352], noise
+
+
+@pytest.fixture
+def maps(monkeypatch):
+    """Sets the largest turn, shear, scale and shift; what is not named becomes zero."""
+
+    def set_to(**largest):
+        for name in MAPS:
+            monkeypatch.setattr(candidates, name, largest.get(name, 0.0))
+
+    return set_to
+
+
+def largest_draw(monkeypatch):
+    """Every uniform draw of a map becomes 1, its largest value."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(*shape))
+
+
+def assert_same_step(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+
+
+def test_no_transformation_leaves_images_as_they_are(batch, maps):
+    maps()
+    torch.testing.assert_close(candidates.transformed(batch[2], 0, 1), batch[2])
+
+
+def test_a_transformation_is_a_function_of_seed_and_step(batch):
+    x = batch[2]
+    assert torch.equal(candidates.transformed(x, 0, 1), candidates.transformed(x, 0, 1))
+    for other in ((0, 2), (1, 1)):
+        assert not torch.equal(candidates.transformed(x, 0, 1), candidates.transformed(x, *other))
+
+
+def test_a_quarter_turn(batch, maps, monkeypatch):
+    maps(DEGREES=90.0)
+    largest_draw(monkeypatch)
+    torch.testing.assert_close(candidates.transformed(batch[2], 0, 1), batch[2].rot90(1, (2, 3)), atol=1e-4, rtol=0)
+
+
+def test_a_shift_by_two_pixels(batch, maps, monkeypatch):
+    maps(SHIFT=2 * 2 / 32)
+    largest_draw(monkeypatch)
+    shifted = torch.nn.functional.pad(batch[2], (0, 2, 0, 2))[..., 2:, 2:]
+    torch.testing.assert_close(candidates.transformed(batch[2], 0, 1), shifted, atol=1e-4, rtol=0)
+
+
+def test_transformations_stay_light(batch):
+    """They keep the ink within a third, and pixels in [0, 1]."""
+    x = batch[2]
+    found = candidates.transformed(x, 0, 1)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    ink = found.sum((1, 2, 3)) / x.sum((1, 2, 3))
+    assert (ink - 1).abs().max() < 1 / 3
+
+
+def test_without_its_change_every_candidate_is_a_step_of_the_package(batch, maps, monkeypatch):
+    model, config, x, noise = batch
+    maps()
+    monkeypatch.setattr(candidates, "HOT", config.tau)
+    monkeypatch.setattr(candidates, "COLD", config.tau)
+    monkeypatch.setattr(candidates.categorical, "straight_through", lambda relaxed: relaxed)
+    held = replace(
+        config,
+        objective=SplitInformation(**{name: getattr(config.objective, name) for name in ("gamma", "C_z", "C_c")}),
+    )
+    for name, loss in candidates.CANDIDATES.items():
+        base = held if name == "augmented c" else config
+        assert_same_step(loss(model, config, x, noise, 700), training.step_losses(model, base, x, noise, 700))
+
+
+def test_the_decoder_sees_one_category_under_straight_through(batch, monkeypatch):
+    model, config, x, noise = batch
+    seen = []
+    monkeypatch.setattr(model, "decode", lambda latent: seen.append(latent) or type(model).decode(model, latent))
+    loss, _ = candidates.straight_through(model, config, x, noise, 700)
+    c = seen[0][:, config.latents.z :]
+    assert ((c - c.round()).abs() < 1e-6).all()
+    assert torch.equal(c.argmax(1), (model.encode(x).logits[0] + noise.g[0]).argmax(1))
+    (slope,) = torch.autograd.grad(loss, model.head.weight)
+    assert slope[-10:].abs().max() > 0
+
+
+@pytest.mark.parametrize(("share", "tau"), [(0.0, 1.0), (0.5, math.sqrt(0.33)), (1.0, 0.33), (1.2, 0.33)])
+def test_the_temperature_falls_by_a_constant_factor(batch, share, tau):
+    model, config, x, noise = batch
+    step = round(share * config.objective.C_c.steps)
+    expected = training.step_losses(model, replace(config, tau=tau), x, noise, step)
+    assert_same_step(candidates.annealed_temperature(model, config, x, noise, step), expected)
+
+
+def test_a_candidate_trains_and_a_finished_run_is_not_trained_again(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates, "RECIPE", replace(quick, epochs=1))
+    monkeypatch.setattr(candidates, "FOLDER", tmp_path)
+    first = candidates.row("augmented c", 3)
+    assert first["seed"] == 3
+    monkeypatch.setattr(candidates, "outcome", lambda trainer: pytest.fail("trained again"))
+    assert candidates.row("augmented c", 3) == first
+
+
+def test_a_cut_file_of_a_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates, "FOLDER", tmp_path)
+    (tmp_path / "augmented-seed0.json").write_text('{"seed": 0, "accu')
+    with pytest.raises(JointVAEError, match=r"augmented-seed0\.json"):
+        candidates.row("augmented", 0)
+
+
+def test_pairs_without_a_recorded_run_are_refused():
+    with pytest.raises(JointVAEError, match="Seed 123456 of digits is not recorded"):
+        candidates.recorded([123456])
+
+
+@pytest.mark.parametrize(("shift", "gains"), [(0.2, True), (0.0, False), (-0.2, False)])
+def test_a_candidate_gains_by_its_mean_and_its_p_value(shift, gains):
+    chance = np.random.default_rng(0).normal(0, 0.05, 16)
+    base = [{"seed": seed, "accuracy": 0.5} for seed in range(16)]
+    rows = [{"seed": seed, "accuracy": 0.5 + shift + float(c - chance.mean())} for seed, c in enumerate(chance)]
+    (verdict,) = candidates.judged({"one": rows}, base, 0.0125).values()
+    assert verdict["gain"] == pytest.approx(shift, abs=1e-9)
+    assert verdict["gains"] is gains
+
+
+def test_what_is_recorded_is_what_the_runs_give():
+    if not (RESULTS / "benchmarks" / "candidates.json").exists():
+        pytest.skip("not recorded")
+    found = book.benchmark("candidates")
+    levels = {"selection": found["level"], "held out": candidates.LEVEL}
+    for stage, seeds in (("selection", candidates.SELECTION), ("held out", candidates.HELD_OUT)):
+        assert found["base"][stage] == candidates.recorded(seeds)
+        assert all([row["seed"] for row in rows] == list(seeds) for rows in found["runs"][stage].values())
+        assert found["verdicts"][stage] == candidates.judged(found["runs"][stage], found["base"][stage], levels[stage])
+    assert found["runs"]["selection"].keys() == candidates.CANDIDATES.keys()
+    assert found["runs"]["held out"].keys() == {n for n, v in found["verdicts"]["selection"].items() if v["gains"]}
