@@ -206,7 +206,7 @@ def claims_table(judgements: list[Judgement]) -> str:
     for judgement in judgements:
         claim, around = judgement.claim, claims.show_around(judgement)
         more = f" {around[0].upper()}{around[1:]}." if around else ""
-        more += f" Evidence: {{doc}}`{claim.section}`." if claim.section else ""
+        more += f" Evidence: {{ref}}`{claim.section}`." if claim.section else ""
         cells = [
             f"{claim.claim} ({claim.source}.) *Test: {claim.criterion}.*{more}",
             claims.show(claim.paper, claim.unit),

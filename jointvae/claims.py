@@ -95,7 +95,7 @@ class Claim:
     paper: float | None = None
     unit: Literal["share", "nats", "number"] = "number"
     min_runs: int = 1
-    section: str | None = None  #: the page of the book that has the evidence
+    section: str | None = None  #: the label of the book's section that has the evidence
 
     def __post_init__(self) -> None:
         unknown = [metric for metric in self.metrics if metric not in METRICS]

@@ -122,7 +122,7 @@ def test_a_log_file_is_not_flooded():
 
 def test_tables_hold_every_row(make_record):
     claim = Claim(id="x", claim="It works.", source="here", criterion="at least half", paper=0.887, unit="share")
-    sure = Judgement(replace(claim, section="mnist"), 0.5, 9, "partly", (0.4, 0.6), (0.3, 0.9))
+    sure = Judgement(replace(claim, section="sec-mnist-runs"), 0.5, 9, "partly", (0.4, 0.6), (0.3, 0.9))
     judgements = [Judgement(claim, 0.5, 3, "partly", None, (0.3, 0.9)), Judgement(claim, None, 0, "not tested"), sure]
     screen = io.StringIO()
     console = Console(file=screen, width=200)
@@ -136,8 +136,8 @@ def test_tables_hold_every_row(make_record):
     assert 'class="verdict-not-tested"' in page
     assert page.count("\n") == 4
     assert "* Runs: 30.0% to 90.0%. | 88.7% | 50.0% | 3 |" in page
-    assert "* 95 %: 40.0% to 60.0%. Evidence: {doc}`mnist`. | 88.7% | 50.0% | 9 |" in page
-    assert page.count("Evidence: {doc}`mnist`.") == 1
+    assert "* 95 %: 40.0% to 60.0%. Evidence: {ref}`sec-mnist-runs`. | 88.7% | 50.0% | 9 |" in page
+    assert page.count("Evidence: {ref}`sec-mnist-runs`.") == 1
     assert "mnist-seed0" in book.provenance_table([make_record()])
     assert book.runs_table([("one", make_record().test)]).splitlines()[2].startswith("| one | 90.0%")
 

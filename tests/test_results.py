@@ -132,10 +132,12 @@ def test_a_value_comes_with_its_interval_or_the_range_of_the_runs(make_record):
     assert claims.show_around(judge(claim(), records[:1], [])) == ""
 
 
-def test_every_claim_that_has_evidence_says_on_which_page():
-    pages = {path.stem for path in (RESULTS.parent / "book").glob("*.md")}
+def test_every_claim_that_has_evidence_names_the_section_of_the_book_that_shows_it():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (RESULTS.parent / "book").glob("*.md"))
+    headings = re.findall(r"^\((sec-[\w-]+)\)=\n#+ ", text, re.MULTILINE)
+    assert len(set(headings)) == len(headings)
     for row in claims.read_ledger():
-        assert row.section in pages if row.metric else row.section is None
+        assert row.section in headings if row.metric else row.section is None
 
 
 def test_the_claim_on_collapse_means_what_the_chapters_call_collapsed():
