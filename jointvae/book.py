@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from jointvae import claims, data, results, runs, training
+from jointvae import claims, data, results, runs, sweeps, training
 from jointvae.claims import Judgement
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import ACTIVE, Evaluation
 from jointvae.files import write_atomic
-from jointvae.results import RESULTS, Record
+from jointvae.results import RESULTS, Record, Reference
 
 RUNS = RESULTS.parent / "runs"  # the reader's own records
 TIERS = ("smoke", "cpu", "paper")
@@ -173,24 +173,61 @@ def stamp(tier: str, seed: int, dataset: str, records: list[Record] | None = Non
 
 
 def recorded_text(records: Iterable[Record]) -> str:
-    """Recorded runs in a line: for each recipe its seeds, and the command that trains them again.
+    """Recorded runs in a line: their seeds or names, and the command that trains them again."""
+    parts = [f"{runs}, by `{command}`" for command, runs in _by_command(records).items()]
+    return "; ".join([*parts, "commit and processor of each: {doc}`provenance`"])
 
-    A run that changes its recipe is named, as the sweep file that asked for it says how to train it.
+
+def made_from(shown: Iterable[Record | Reference]) -> str:
+    """What a figure or a table is made from, folded up: runs, commits, processors and the commands that make it again.
+
+    Nothing for an empty list.
     """
+    shown = list({one.name: one for one in shown}.values())
+    if not shown:
+        return ""
+    ours = [one for one in shown if isinstance(one, Record)]
+    theirs = [one for one in shown if isinstance(one, Reference)]
+    title = [f"{len(ours)} recorded run{'s' * (len(ours) > 1)}"] * bool(ours) + ["the author's model"] * bool(theirs)
+    sittings = [sitting for run in ours for sitting in run.provenance] + [model.provenance for model in theirs]
+    commits, devices = (", ".join(dict.fromkeys(map(of, sittings))) for of in (_commit, lambda sitting: sitting.device))
+    lines = [f"{runs}: trained by `{command}`" for command, runs in _by_command(ours).items()]
+    lines += [f"`{model.name}`: published by the author, scored by `{_scoring(model)}`" for model in theirs]
+    lines += [f"commits {commits}; {devices}", "drawn from their records by `make book`"]
+    return _folded(f"Made from {' and '.join(title)}", lines)
+
+
+def measured_by(script: str, found: dict[str, Any]) -> str:
+    """The same for what a script in `benchmarks/` has recorded."""
+    made = results.Provenance(**found["provenance"])
+    lines = [f"`python benchmarks/{script}.py --record`", f"commit {_commit(made)}; {made.device}; {made.started[:10]}"]
+    return _folded("Made from a recorded experiment", [*lines, "drawn from its file by `make book`"])
+
+
+def _folded(title: str, lines: list[str]) -> str:
+    bullets = "\n".join(f"- {line}" for line in lines)
+    return f'<details class="made-from"><summary>{title}</summary>\n\n{bullets}\n\n</details>'
+
+
+def _scoring(model: Reference) -> str:
+    return f"jointvae evaluate FOLDER --authors --dataset {model.dataset} --record {model.name}"
+
+
+def _by_command(records: Iterable[Record]) -> dict[str, str]:
+    """The command that trains runs again, and which runs it trains, in words: plain ones by seed, others by name."""
     plain: dict[str, list[int]] = {}
-    changed = []
+    changed: dict[str, list[str]] = {}
+    files = sweeps.read_all()
     for record in records:
         if claims.is_plain(record):
             plain.setdefault(record.config.recipe, []).append(record.config.seed)
-        else:
-            changed.append(f"`{record.name}`")
-    parts = [
-        f"`{recipe}`, {_seeds(sorted(seeds))}, each by `jointvae train {recipe} --seed SEED`"
-        for recipe, seeds in plain.items()
-    ]
-    if changed:
-        parts.append(f"from the files in `results/sweeps`, each by `jointvae sweep FILE`: {', '.join(changed)}")
-    return "; ".join([*parts, "commit and processor of each: {doc}`provenance`"])
+            continue
+        asked = (name for name, sweep in files.items() if record.config in sweep.configs())
+        changed.setdefault(next(asked, "FILE"), []).append(f"`{record.name}`")
+    found = {
+        f"jointvae train {recipe} --seed SEED": f"`{recipe}`, {_seeds(sorted(of))}" for recipe, of in plain.items()
+    }
+    return found | {f"jointvae sweep results/sweeps/{name}.yml": ", ".join(names) for name, names in changed.items()}
 
 
 def _seeds(seeds: list[int]) -> str:

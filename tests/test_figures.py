@@ -11,7 +11,7 @@ from rich.console import Console
 
 mpl.use("Agg")
 
-from jointvae import book, figures, structure, terminal, training
+from jointvae import book, figures, results, structure, sweeps, terminal, training
 from jointvae.claims import Claim, Judgement
 from jointvae.latents import LatentSpec
 from jointvae.model import ImageShape, JointVAE
@@ -151,9 +151,39 @@ def test_the_stamp_says_what_made_a_page():
 def test_the_stamp_names_the_recorded_runs_and_the_command_that_makes_them_again(make_record):
     runs = [make_record(seed=seed) for seed in (0, 1, 2)]
     text = book.recorded_text(runs)
-    assert "`mnist`, seeds 0 to 2, each by `jointvae train mnist --seed SEED`" in text
+    assert "`mnist`, seeds 0 to 2, by `jointvae train mnist --seed SEED`" in text
     assert "seeds 0, 2," in book.recorded_text([runs[0], runs[2]])
     assert "results/sweeps" not in text
+
+
+def test_a_run_of_a_sweep_is_traced_to_the_file_that_asks_for_it(make_record):
+    config = sweeps.read_all()["rules"].config("γ = 3", 1)
+    run = replace(make_record(), name=config.run_name, config=config)
+    assert book.recorded_text([run]).startswith(f"`{run.name}`, by `jointvae sweep results/sweeps/rules.yml`")
+    own = replace(run, name="mnist-short-seed1-0a0a0a0a", config=replace(config, tau=0.123))
+    assert "`mnist-short-seed1-0a0a0a0a`, by `jointvae sweep results/sweeps/FILE.yml`" in book.recorded_text([own])
+
+
+def test_under_a_figure_stand_its_runs_commits_processors_and_commands(make_record):
+    runs = [make_record(seed=seed) for seed in (0, 1)]
+    author = next(model for model in results.references() if model.name == "authors-mnist")
+    text = book.made_from([*runs, runs[0], author])
+    assert "<summary>Made from 2 recorded runs and the author's model</summary>" in text
+    assert "- `mnist`, seeds 0, 1: trained by `jointvae train mnist --seed SEED`" in text
+    assert "scored by `jointvae evaluate FOLDER --authors --dataset mnist --record authors-mnist`" in text
+    for sitting in (*runs[0].provenance, author.provenance):
+        assert sitting.device in text
+        assert sitting.commit is None or sitting.commit[:10] in text
+    assert "Made from 1 recorded run<" in book.made_from(runs[:1])
+    assert "Made from the author's model<" in book.made_from([author])
+    assert book.made_from([]) == ""
+
+
+def test_what_a_script_measured_names_the_script_and_where_it_ran():
+    found = {"provenance": vars(results.Provenance.now())}
+    text = book.measured_by("differences", found)
+    assert "`python benchmarks/differences.py --record`" in text
+    assert found["provenance"]["device"] in text
 
 
 def test_the_picture_of_the_modules_has_an_arc_for_each_import_and_shows_which_way_it_leads(monkeypatch):
