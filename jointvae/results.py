@@ -141,7 +141,7 @@ def git_state() -> tuple[str | None, bool | None]:
 
 
 def device_name(device: Device) -> str:
-    """What a reader would call the processor."""
+    """What a reader would call the processor; of a CPU also the instructions that torch uses: they decide rounding."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -149,7 +149,7 @@ def device_name(device: Device) -> str:
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"{model} (CPU)"
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()} (CPU)"
 
 
 def write(path: Path, record: Record | Reference) -> None:
