@@ -214,20 +214,24 @@ def _scoring(model: Reference) -> str:
 
 
 def _by_command(records: Iterable[Record]) -> dict[str, str]:
-    """The command that trains runs again, and which runs it trains, in words: plain ones by seed, others by name."""
-    plain: dict[str, list[int]] = {}
-    changed: dict[str, list[str]] = {}
+    """The command that trains runs again, and which runs it trains, in words: a setting by its name, with its seeds."""
+    seeds: dict[tuple[str, str], list[int]] = {}
     files = sweeps.read_all()
     for record in records:
+        recipe, seed = record.config.recipe, record.config.seed
         if claims.is_plain(record):
-            plain.setdefault(record.config.recipe, []).append(record.config.seed)
-            continue
-        asked = (name for name, sweep in files.items() if record.config in sweep.configs())
-        changed.setdefault(next(asked, "FILE"), []).append(f"`{record.name}`")
-    found = {
-        f"jointvae train {recipe} --seed SEED": f"`{recipe}`, {_seeds(sorted(of))}" for recipe, of in plain.items()
-    }
-    return found | {f"jointvae sweep results/sweeps/{name}.yml": ", ".join(names) for name, names in changed.items()}
+            command, name = f"jointvae train {recipe} --seed SEED", recipe
+        else:
+            asked = next((name for name, sweep in files.items() if record.config in sweep.configs()), "FILE")
+            command, name = (
+                f"jointvae sweep results/sweeps/{asked}.yml",
+                record.name.replace(f"-seed{seed}-", "-seedN-"),
+            )
+        seeds.setdefault((command, name), []).append(seed)
+    found: dict[str, list[str]] = {}
+    for (command, name), of in seeds.items():
+        found.setdefault(command, []).append(f"`{name}`, {_seeds(sorted(of))}")
+    return {command: "; ".join(names) for command, names in found.items()}
 
 
 def _seeds(seeds: list[int]) -> str:

@@ -159,9 +159,12 @@ def test_the_stamp_names_the_recorded_runs_and_the_command_that_makes_them_again
 def test_a_run_of_a_sweep_is_traced_to_the_file_that_asks_for_it(make_record):
     config = sweeps.read_all()["rules"].config("γ = 3", 1)
     run = replace(make_record(), name=config.run_name, config=config)
-    assert book.recorded_text([run]).startswith(f"`{run.name}`, by `jointvae sweep results/sweeps/rules.yml`")
+    setting = run.name.replace("seed1", "seedN")
+    assert book.recorded_text([run]).startswith(f"`{setting}`, seed 1, by `jointvae sweep results/sweeps/rules.yml`")
     own = replace(run, name="mnist-short-seed1-0a0a0a0a", config=replace(config, tau=0.123))
-    assert "`mnist-short-seed1-0a0a0a0a`, by `jointvae sweep results/sweeps/FILE.yml`" in book.recorded_text([own])
+    assert "`mnist-short-seedN-0a0a0a0a`, seed 1, by `jointvae sweep results/sweeps/FILE.yml`" in book.recorded_text(
+        [own]
+    )
 
 
 def test_under_a_figure_stand_its_runs_commits_processors_and_commands(make_record):
