@@ -198,9 +198,9 @@ def made_from(shown: Iterable[Record | Reference]) -> str:
 
 
 def measured_by(script: str, found: dict[str, Any]) -> str:
-    """The same for what a script in `benchmarks/` has recorded."""
+    """The same for what a script in `benchmarks/` has recorded, named with its options."""
     made = results.Provenance(**found["provenance"])
-    lines = [f"`python benchmarks/{script}.py --record`", f"commit {_commit(made)}; {made.device}; {made.started[:10]}"]
+    lines = [f"`python benchmarks/{script} --record`", f"commit {_commit(made)}; {made.device}; {made.started[:10]}"]
     return _folded("Made from a recorded experiment", [*lines, "drawn from its file by `make book`"])
 
 

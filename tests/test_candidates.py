@@ -127,24 +127,24 @@ def test_the_temperature_falls_by_a_constant_factor(batch, share, tau):
 
 
 def test_a_candidate_trains_and_a_finished_run_is_not_trained_again(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidates, "RECIPE", replace(quick, epochs=1))
     monkeypatch.setattr(candidates, "FOLDER", tmp_path)
-    first = candidates.row("augmented c", 3)
+    config = replace(quick, epochs=1, seed=3)
+    first = candidates.row("augmented c", config)
     assert first["seed"] == 3
     monkeypatch.setattr(candidates, "outcome", lambda trainer: pytest.fail("trained again"))
-    assert candidates.row("augmented c", 3) == first
+    assert candidates.row("augmented c", config) == first
 
 
 def test_a_cut_file_of_a_run_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(candidates, "FOLDER", tmp_path)
-    (tmp_path / "augmented-seed0.json").write_text('{"seed": 0, "accu')
-    with pytest.raises(JointVAEError, match=r"augmented-seed0\.json"):
-        candidates.row("augmented", 0)
+    (tmp_path / "augmented-digits-seed0.json").write_text('{"seed": 0, "accu')
+    with pytest.raises(JointVAEError, match=r"augmented-digits-seed0\.json"):
+        candidates.row("augmented", candidates.RECIPE)
 
 
 def test_pairs_without_a_recorded_run_are_refused():
     with pytest.raises(JointVAEError, match="Seed 123456 of digits is not recorded"):
-        candidates.recorded([123456])
+        candidates.recorded("digits", [123456])
 
 
 @pytest.mark.parametrize(("shift", "gains"), [(0.2, True), (0.0, False), (-0.2, False)])
@@ -163,8 +163,24 @@ def test_what_is_recorded_is_what_the_runs_give():
     found = book.benchmark("candidates")
     levels = {"selection": found["level"], "held out": candidates.LEVEL}
     for stage, seeds in (("selection", candidates.SELECTION), ("held out", candidates.HELD_OUT)):
-        assert found["base"][stage] == candidates.recorded(seeds)
+        assert found["base"][stage] == candidates.recorded("digits", seeds)
         assert all([row["seed"] for row in rows] == list(seeds) for rows in found["runs"][stage].values())
         assert found["verdicts"][stage] == candidates.judged(found["runs"][stage], found["base"][stage], levels[stage])
     assert found["runs"]["selection"].keys() == candidates.CANDIDATES.keys()
     assert found["runs"]["held out"].keys() == {n for n, v in found["verdicts"]["selection"].items() if v["gains"]}
+
+
+def test_what_did_not_hold_is_not_tried_elsewhere(monkeypatch):
+    monkeypatch.setattr(
+        candidates.book, "benchmark", lambda name: {"verdicts": {"held out": {"one": {"gains": False}}}}
+    )
+    with pytest.raises(JointVAEError, match="No candidate held on the digits"):
+        candidates.tried(lambda *_: pytest.fail("trained"), candidates.RECIPE, [0])
+
+
+def test_a_trial_pairs_what_held_with_the_recorded_runs(monkeypatch):
+    verdicts = {"augmented": {"gains": False}, "augmented c": {"gains": True}}
+    monkeypatch.setattr(candidates.book, "benchmark", lambda name: {"verdicts": {"held out": verdicts}})
+    found = candidates.tried(lambda *asked: dict.fromkeys(asked[0], asked[1:]), candidates.RECIPE, [2, 0])
+    assert found["runs"] == {"augmented c": (candidates.RECIPE, [2, 0])}
+    assert found["base"] == candidates.recorded("digits", [2, 0])

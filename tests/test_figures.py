@@ -184,7 +184,7 @@ def test_under_a_figure_stand_its_runs_commits_processors_and_commands(make_reco
 
 def test_what_a_script_measured_names_the_script_and_where_it_ran():
     found = {"provenance": vars(results.Provenance.now())}
-    text = book.measured_by("differences", found)
+    text = book.measured_by("differences.py", found)
     assert "`python benchmarks/differences.py --record`" in text
     assert found["provenance"]["device"] in text
 
