@@ -184,3 +184,13 @@ def test_a_trial_pairs_what_held_with_the_recorded_runs(monkeypatch):
     found = candidates.tried(lambda *asked: dict.fromkeys(asked[0], asked[1:]), candidates.RECIPE, [2, 0])
     assert found["runs"] == {"augmented c": (candidates.RECIPE, [2, 0])}
     assert found["base"] == candidates.recorded("digits", [2, 0])
+
+
+def test_a_recorded_trial_is_of_what_held_beside_the_recorded_runs():
+    if not (RESULTS / "benchmarks" / "candidates-mnist-short.json").exists():
+        pytest.skip("not recorded")
+    found, screened = book.benchmark("candidates-mnist-short"), book.benchmark("candidates")
+    seeds = [row["seed"] for row in found["base"]]
+    assert found["base"] == candidates.recorded(found["recipe"], seeds)
+    assert found["runs"].keys() == {name for name, word in screened["verdicts"]["held out"].items() if word["gains"]}
+    assert all([row["seed"] for row in rows] == seeds for rows in found["runs"].values())
