@@ -193,4 +193,4 @@ def test_a_recorded_trial_is_of_what_held_beside_the_recorded_runs():
     seeds = [row["seed"] for row in found["base"]]
     assert found["base"] == candidates.recorded(found["recipe"], seeds)
     assert found["runs"].keys() == {name for name, word in screened["verdicts"]["held out"].items() if word["gains"]}
-    assert all([row["seed"] for row in rows] == seeds for rows in found["runs"].values())
+    assert all(set(seeds) <= {row["seed"] for row in rows} for rows in found["runs"].values())
