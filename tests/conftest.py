@@ -9,9 +9,12 @@ import pytest
 import torch
 from chromium import CHROMIUM, FLAGS
 from playwright.sync_api import Browser, sync_playwright
+from torch import Tensor
 
 from jointvae import data, training
 from jointvae.evaluation import Evaluation
+from jointvae.latents import Noise, draw_noise
+from jointvae.model import JointVAE
 from jointvae.results import Checkpoint, Provenance, Record
 
 torch.set_num_threads(1)  # the same arithmetic in the same order, whatever the machine
@@ -28,6 +31,18 @@ def digits() -> data.Dataset:
 def quick() -> training.Config:
     """Three epochs of the digits recipe, in batches of 64."""
     return replace(training.recipe("digits"), epochs=3, batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def started() -> tuple[JointVAE, training.Config, Tensor, Noise]:
+    """A model of the digits recipe that has seen ten steps, its config, the next images, and noise for them."""
+    config = training.recipe("digits")
+    trainer = training.Trainer(config)
+    images = data.as_floats(data.load("digits", "train").images)
+    for x in images[:320].split(32):
+        trainer.train_step(x)
+    noise = draw_noise(config.latents, (32,), torch.Generator().manual_seed(1))
+    return trainer.model, config, images[320:352], noise
 
 
 @pytest.fixture

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from jointvae import book, data, training
-from jointvae.data import as_floats
+from jointvae import book, training
 from jointvae.errors import JointVAEError
-from jointvae.latents import draw_noise
 from jointvae.objectives import SplitInformation
 from jointvae.results import RESULTS
 
@@ -21,18 +19,6 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import candidates  # noqa: E402
 
 MAPS = ("DEGREES", "SHEAR", "SCALE", "SHIFT")
-
-
-@pytest.fixture(scope="module")
-def batch():
-    """A model that has seen some steps, images and noise: (model, config, x, noise)."""
-    config = candidates.RECIPE
-    trainer = training.Trainer(config)
-    images = as_floats(data.load("digits", "train").images)
-    for x in images[:320].split(32):
-        trainer.train_step(x)
-    noise = draw_noise(config.latents, (32,), torch.Generator().manual_seed(1))
-    return trainer.model, config, images[320:352], noise
 
 
 @pytest.fixture
@@ -56,34 +42,34 @@ def assert_same_step(found, expected):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
-def test_no_transformation_leaves_images_as_they_are(batch, maps):
+def test_no_transformation_leaves_images_as_they_are(started, maps):
     maps()
-    torch.testing.assert_close(candidates.transformed(batch[2], 0, 1), batch[2])
+    torch.testing.assert_close(candidates.transformed(started[2], 0, 1), started[2])
 
 
-def test_a_transformation_is_a_function_of_seed_and_step(batch):
-    x = batch[2]
+def test_a_transformation_is_a_function_of_seed_and_step(started):
+    x = started[2]
     assert torch.equal(candidates.transformed(x, 0, 1), candidates.transformed(x, 0, 1))
     for other in ((0, 2), (1, 1)):
         assert not torch.equal(candidates.transformed(x, 0, 1), candidates.transformed(x, *other))
 
 
-def test_a_quarter_turn(batch, maps, monkeypatch):
+def test_a_quarter_turn(started, maps, monkeypatch):
     maps(DEGREES=90.0)
     largest_draw(monkeypatch)
-    torch.testing.assert_close(candidates.transformed(batch[2], 0, 1), batch[2].rot90(1, (2, 3)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(candidates.transformed(started[2], 0, 1), started[2].rot90(1, (2, 3)), atol=1e-4, rtol=0)
 
 
-def test_a_shift_by_two_pixels(batch, maps, monkeypatch):
+def test_a_shift_by_two_pixels(started, maps, monkeypatch):
     maps(SHIFT=2 * 2 / 32)
     largest_draw(monkeypatch)
-    shifted = torch.nn.functional.pad(batch[2], (0, 2, 0, 2))[..., 2:, 2:]
-    torch.testing.assert_close(candidates.transformed(batch[2], 0, 1), shifted, atol=1e-4, rtol=0)
+    shifted = torch.nn.functional.pad(started[2], (0, 2, 0, 2))[..., 2:, 2:]
+    torch.testing.assert_close(candidates.transformed(started[2], 0, 1), shifted, atol=1e-4, rtol=0)
 
 
-def test_transformations_stay_light(batch):
+def test_transformations_stay_light(started):
     """They keep the ink within a third, and pixels in [0, 1]."""
-    x = batch[2]
+    x = started[2]
     found = candidates.transformed(x, 0, 1)
     assert found.min() >= 0
     assert found.max() <= 1
@@ -91,8 +77,8 @@ def test_transformations_stay_light(batch):
     assert (ink - 1).abs().max() < 1 / 3
 
 
-def test_without_its_change_every_candidate_is_a_step_of_the_package(batch, maps, monkeypatch):
-    model, config, x, noise = batch
+def test_without_its_change_every_candidate_is_a_step_of_the_package(started, maps, monkeypatch):
+    model, config, x, noise = started
     maps()
     monkeypatch.setattr(candidates, "HOT", config.tau)
     monkeypatch.setattr(candidates, "COLD", config.tau)
@@ -106,8 +92,8 @@ def test_without_its_change_every_candidate_is_a_step_of_the_package(batch, maps
         assert_same_step(loss(model, config, x, noise, 700), training.step_losses(model, base, x, noise, 700))
 
 
-def test_the_decoder_sees_one_category_under_straight_through(batch, monkeypatch):
-    model, config, x, noise = batch
+def test_the_decoder_sees_one_category_under_straight_through(started, monkeypatch):
+    model, config, x, noise = started
     seen = []
     monkeypatch.setattr(model, "decode", lambda latent: seen.append(latent) or type(model).decode(model, latent))
     loss, _ = candidates.straight_through(model, config, x, noise, 700)
@@ -119,8 +105,8 @@ def test_the_decoder_sees_one_category_under_straight_through(batch, monkeypatch
 
 
 @pytest.mark.parametrize(("share", "tau"), [(0.0, 1.0), (0.5, math.sqrt(0.33)), (1.0, 0.33), (1.2, 0.33)])
-def test_the_temperature_falls_by_a_constant_factor(batch, share, tau):
-    model, config, x, noise = batch
+def test_the_temperature_falls_by_a_constant_factor(started, share, tau):
+    model, config, x, noise = started
     step = round(share * config.objective.C_c.steps)
     expected = training.step_losses(model, replace(config, tau=tau), x, noise, step)
     assert_same_step(candidates.annealed_temperature(model, config, x, noise, step), expected)

@@ -10,9 +10,7 @@ import torch
 from scipy import stats
 from torch.distributions import RelaxedOneHotCategorical
 
-from jointvae import book, categorical, data, runs, training
-from jointvae.data import as_floats
-from jointvae.latents import draw_noise
+from jointvae import book, categorical, runs, training
 from jointvae.results import RESULTS
 
 ROOT = Path(__file__).parents[1]
@@ -23,16 +21,11 @@ STEPS = (1, 1000, 3000)
 
 
 @pytest.fixture(scope="module")
-def batch():
-    """A model in float64 that has seen some steps, images and noise: (model, config, x, noise)."""
-    config = differences.RECIPE
-    trainer = training.Trainer(config)
-    images = as_floats(data.load("digits", "train").images)
-    for x in images[:320].split(32):
-        trainer.train_step(x)
-    noise = draw_noise(config.latents, (32,), torch.Generator().manual_seed(1))
+def batch(started):
+    """The model that has started in float64, its config, images and noise."""
+    model, config, x, noise = started
     noise = noise._replace(epsilon=noise.epsilon.double(), g=tuple(g.double() for g in noise.g))
-    return trainer.model.double(), config, images[320:352].double(), noise
+    return model.double(), config, x.double(), noise
 
 
 @pytest.mark.parametrize("step", STEPS)
