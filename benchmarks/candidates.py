@@ -21,7 +21,6 @@ A run that is done is kept in `runs/candidates/`; a benchmark that was interrupt
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -34,9 +33,8 @@ import torch
 from _pairs import Losses, Variant, measures, outcome, seen, sign_flips, split
 from _shared import parser, run, save
 from torch import Tensor
-from torch.nn import functional as F
 
-from jointvae import book, categorical, claims, results, runs, training
+from jointvae import augmentation, book, categorical, claims, results, runs, training
 from jointvae.errors import JointVAEError
 from jointvae.files import write_atomic
 from jointvae.latents import Noise, Posterior
@@ -49,7 +47,7 @@ SELECTION, HELD_OUT = range(16), range(16, 32)  # seeds
 LEVEL = 0.05  # shared by the candidates
 FOLDER = runs.RUNS / "candidates"
 HOT, COLD = 1.0, 0.33  # temperatures; their geometric mean is near the recipe's
-DEGREES, SHEAR, SCALE, SHIFT = 10.0, 0.2, 0.1, 0.1  # the largest of each; a shift of 2 is the side of the image
+MAPS = augmentation.Affine()
 
 
 def straight_through(model: JointVAE, config: Config, x: Tensor, noise: Noise, step: int) -> Losses:
@@ -108,27 +106,8 @@ def decoded(
 
 
 def transformed(x: Tensor, seed: int, step: int) -> Tensor:
-    """Every image under an affine map of its own: a pure function of the seed and the step, and black outside.
-
-    Args:
-        x: images of shape (batch, channels, side, side).
-        seed: of the run.
-        step: of the run.
-    """
-    mixed = int(np.random.SeedSequence([seed, step, 1]).generate_state(1)[0])
-    uniform = 2 * torch.rand(6, len(x), generator=torch.Generator().manual_seed(mixed)).to(x) - 1
-    angle, shear = math.radians(DEGREES) * uniform[0], SHEAR * uniform[1]
-    across, down = 1 + SCALE * uniform[2], 1 + SCALE * uniform[3]
-    cos, sin = angle.cos(), angle.sin()
-    maps = torch.stack(
-        [
-            torch.stack([cos * across, (cos * shear - sin) * down, SHIFT * uniform[4]], dim=-1),
-            torch.stack([sin * across, (sin * shear + cos) * down, SHIFT * uniform[5]], dim=-1),
-        ],
-        dim=1,
-    )  # (batch, 2, 3): rotation @ shear @ scale, then the shift
-    places = F.affine_grid(maps, list(x.shape), align_corners=False)
-    return F.grid_sample(x, places, align_corners=False)
+    """Every image under a light affine map of its own, a pure function of the seed and the step."""
+    return MAPS(x, augmentation.draw(seed, step, len(x)).to(x))
 
 
 def row(name: str, config: Config) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from jointvae.training import (
     Trainer,
     build,
     epoch_order,
+    images_of_c,
     step_losses,
 )
 
@@ -41,8 +42,8 @@ class _Losses(nn.Module):
         super().__init__()
         self.config, self.model = config, build(config).to("meta")
 
-    def forward(self, x: Tensor, noise: Noise, step: Tensor) -> tuple[Tensor, Tensor]:
-        return step_losses(self.model, self.config, x, noise, step)
+    def forward(self, x: Tensor, noise: Noise, step: Tensor, x_c: Tensor | None) -> tuple[Tensor, Tensor]:
+        return step_losses(self.model, self.config, x, noise, step, x_c)
 
 
 class BatchedTrainer:
@@ -98,23 +99,24 @@ class BatchedTrainer:
                 }
 
     def train_step(
-        self, x: Float[Tensor, "seeds batch channels side side"], noise: Noise
+        self, x: Float[Tensor, "seeds batch channels side side"], noise: Noise, x_c: Tensor | None = None
     ) -> Float[Tensor, "seeds terms"]:
-        """One step of every seed on a batch of its own.
+        """One step of every seed on a batch of its own, with c read from the images x_c if they are others.
 
         Returns, for each seed, what `Trainer.train_step` returns.
         """
         self.step += 1
-        loss, losses = vmap(self._losses_of_one, in_dims=(0, 0, 0, None))(self.weights, x, noise, self.step)
+        axes = (0, 0, 0, None, None if x_c is None else 0)
+        loss, losses = vmap(self._losses_of_one, in_dims=axes)(self.weights, x, noise, self.step, x_c)
         self.optimizer.zero_grad()
         loss.sum().backward()  # no seed's loss depends on another one's weights
         self.optimizer.step()
         return losses
 
     def _losses_of_one(
-        self, weights: dict[str, Tensor], x: Tensor, noise: Noise, step: Tensor
+        self, weights: dict[str, Tensor], x: Tensor, noise: Noise, step: Tensor, x_c: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        loss, losses = functional_call(self.losses, weights, (x, noise, step))
+        loss, losses = functional_call(self.losses, weights, (x, noise, step, x_c))
         return loss, losses
 
     def draw_noise(self, batch: int) -> Noise:
@@ -123,19 +125,27 @@ class BatchedTrainer:
         g = zip(*(noise.g for noise in own), strict=True)
         return Noise(torch.stack([noise.epsilon for noise in own]), tuple(torch.stack(unit) for unit in g))
 
-    def _fast_step(self, x: Tensor, noise: Noise) -> Tensor:
+    def images_of_c(self, x: Float[Tensor, "seeds batch channels side side"], step: int) -> Tensor | None:
+        """What each seed reads c from in that step, or None if it is x."""
+        own = [images_of_c(trainer.config, images, step) for trainer, images in zip(self.trainers, x, strict=True)]
+        others = [images for images in own if images is not None]
+        return torch.stack(others) if others else None
+
+    def _fast_step(self, x: Tensor, noise: Noise, x_c: Tensor | None) -> Tensor:
         """`train_step`, replayed from a graph where there is a GPU and the batch has its usual size."""
         if self.device.type != "cuda" or x.shape[1] != self.config.batch_size or self.plain_steps < PLAIN_STEPS:
             self.plain_steps += 1
-            return self.train_step(x, noise)
-        self.graph = self.graph or _Graph(self.train_step, x, noise)
-        return self.graph.replay(x, noise)
+            return self.train_step(x, noise, x_c)
+        self.graph = self.graph or _Graph(self.train_step, x, noise, x_c)
+        return self.graph.replay(x, noise, x_c)
 
     def epoch_steps(self, data: Dataset) -> Iterator[Float[Tensor, "seeds terms"]]:
         """The steps of one epoch, every image once for every seed; yields what `train_step` returns."""
         orders = torch.stack([epoch_order(t.config, t.epoch, len(data)) for t in self.trainers])
-        for batch in orders.to(self.device).split(self.config.batch_size, dim=1):
-            yield self._fast_step(as_floats(data.images[batch]), self.draw_noise(batch.shape[1]))
+        batches, done = orders.to(self.device).split(self.config.batch_size, dim=1), self.trainers[0].step
+        for step, batch in enumerate(batches, start=done + 1):
+            x = as_floats(data.images[batch])
+            yield self._fast_step(x, self.draw_noise(batch.shape[1]), self.images_of_c(x, step))
 
     def train_epoch(
         self, data: Dataset, hook: Callable[[Trainer, Progress], None] | None = None
@@ -179,16 +189,21 @@ class BatchedTrainer:
 class _Graph:
     """A training step captured as a CUDA graph. Capturing does not execute it."""
 
-    def __init__(self, step: Callable[[Tensor, Noise], Tensor], x: Tensor, noise: Noise) -> None:
+    def __init__(
+        self, step: Callable[[Tensor, Noise, Tensor | None], Tensor], x: Tensor, noise: Noise, x_c: Tensor | None
+    ) -> None:
         self.x, self.noise = x.clone(), Noise(noise.epsilon.clone(), tuple(g.clone() for g in noise.g))
+        self.x_c = None if x_c is None else x_c.clone()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.losses = step(self.x, self.noise)
+            self.losses = step(self.x, self.noise, self.x_c)
 
-    def replay(self, x: Tensor, noise: Noise) -> Tensor:
+    def replay(self, x: Tensor, noise: Noise, x_c: Tensor | None) -> Tensor:
         """The step on these images and this noise."""
         for ours, given in zip((self.x, self.noise.epsilon, *self.noise.g), (x, noise.epsilon, *noise.g), strict=True):
             ours.copy_(given)
+        if self.x_c is not None and x_c is not None:
+            self.x_c.copy_(x_c)
         self.graph.replay()
         return self.losses.clone()
 
@@ -208,7 +223,7 @@ def bytes_per_seed(config: Config) -> int:
 
     x = torch.zeros(config.batch_size, *config.image[:1], config.image.size, config.image.size)
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-        step_losses(model, config, x, torch.Generator().manual_seed(0), 1)
+        step_losses(model, config, x, torch.Generator().manual_seed(0), 1, images_of_c(config, x, 1))
     weights = sum(p.nbytes for p in model.parameters())
     return 4 * weights + 2 * sum(kept.values())
 

@@ -52,6 +52,8 @@ METRICS: dict[str, Callable[[Any], float | None]] = {
     "training_reconstruction": lambda record: record.curves["reconstruction"][-1],
     "shirts_overlap": lambda record: overlap(_test(record), "T-shirt", "shirt", CLASSES["fashion"]),
 }
+CHOICE = 8  # runs that a label-free choice is made among
+PAIRED = ("rank_correlation", "chosen")  # statistics of two metrics
 STATISTICS: dict[str, Callable[[list[float]], float]] = {
     "max": max,
     "min": min,
@@ -91,7 +93,7 @@ class Claim:
     sweep: str | None = None  #: of results/sweeps, with the names of those of its settings that the claim is about
     settings: list[str] = field(default_factory=list)
     metric: str | list[str] | None = None
-    statistic: Literal["max", "min", "mean", "median", "rank_correlation"] = "mean"
+    statistic: Literal["max", "min", "mean", "median", "rank_correlation", "chosen"] = "mean"
     paper: float | None = None
     unit: Literal["share", "nats", "number"] = "number"
     min_runs: int = 1
@@ -101,9 +103,10 @@ class Claim:
         unknown = [metric for metric in self.metrics if metric not in METRICS]
         if unknown:
             raise ValueError(f"unknown metric {unknown[0]}")
-        pair = self.statistic == "rank_correlation"
-        if self.metric is not None and len(self.metrics) != (2 if pair else 1):
-            raise ValueError("a rank correlation has two metrics, any other statistic one")
+        if self.metric is not None and len(self.metrics) != (2 if self.statistic in PAIRED else 1):
+            raise ValueError("a rank correlation and a choice have two metrics, any other statistic one")
+        if self.statistic == "chosen" and self.min_runs < CHOICE:
+            raise ValueError(f"a choice is among {CHOICE} runs, so min_runs must be {CHOICE} or more")
         if sum(source is not None for source in (self.recipe, self.reference, self.sweep)) > 1:
             raise ValueError("a claim is about a recipe, a reference or a sweep, not two of them")
         if (self.sweep is None) != (not self.settings):
@@ -114,7 +117,7 @@ class Claim:
 
     @property
     def metrics(self) -> list[str]:
-        """The metric's name; a rank correlation has two."""
+        """The metric's name; a rank correlation has two, and a choice that by which it chooses, and what is chosen."""
         return [self.metric] if isinstance(self.metric, str) else self.metric or []
 
 
@@ -174,6 +177,9 @@ def judge(
         if any(len(set(column)) == 1 for column in columns):  # equal values have no ranks
             return Judgement(claim, None, len(pool), "not tested")
         value, interval = selection.rank_correlation(*columns)
+    elif claim.statistic == "chosen":
+        by, values = columns
+        value, spread = selection.best_of(CHOICE, [-loss for loss in by], values), (min(values), max(values))
     else:
         value = STATISTICS[claim.statistic](columns[0])
         if len(pool) > 1:

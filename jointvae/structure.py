@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 STAGES = {
     "ground": ("__init__", "errors", "files", "structure"),
-    "data": ("data", "own"),
+    "data": ("data", "own", "augmentation"),
     "model": ("categorical", "latents", "model"),
     "objective": ("objectives",),
     "training": ("checkpoints", "training", "batched"),

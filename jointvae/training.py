@@ -21,12 +21,20 @@ from pydantic import ConfigDict, NonNegativeInt, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
-from jointvae import checkpoints
+from jointvae import augmentation, checkpoints
 from jointvae.data import Dataset, as_floats
 from jointvae.errors import JointVAEError
-from jointvae.latents import LatentSpec, Noise
+from jointvae.latents import LatentSpec, Noise, Posterior
 from jointvae.model import GREY_32, ImageShape, JointVAE
-from jointvae.objectives import Capacity, Objective, SplitCapacity, SplitInformation, Step, reconstruction_loss
+from jointvae.objectives import (
+    AugmentedInformation,
+    Capacity,
+    Objective,
+    SplitCapacity,
+    SplitInformation,
+    Step,
+    reconstruction_loss,
+)
 
 LOG10 = LatentSpec(0, (10,)).max_kl_c
 LARGEST_SEED = 2**31 - 1  # torch's generator on the CPU heeds 32 bits
@@ -102,8 +110,8 @@ def _recipes() -> dict[str, Config]:
         learning_rate=1e-3,
         epochs=67,
     )
-    short = (_shortened(config, epochs=32) for config in (mnist, fashion))
-    return {config.recipe: config for config in (mnist, fashion, digits, *short)}
+    papers = (mnist, fashion, digits, *(_shortened(config, epochs=32) for config in (mnist, fashion)))
+    return {config.recipe: config for config in (*papers, *map(_augmented, papers))}
 
 
 def _shortened(config: Config, epochs: int) -> Config:
@@ -117,6 +125,17 @@ def _shortened(config: Config, epochs: int) -> Config:
     return replace(
         config, recipe=f"{config.recipe}-short", objective=replace(objective, C_z=C_z, C_c=C_c), epochs=epochs
     )
+
+
+def _augmented(config: Config) -> Config:
+    """The recipe NAME-augmented: c is read from transformed images, and its information is held in place of KL_c.
+
+    Not from the paper: see the book's chapter *Beyond the paper*.
+    """
+    objective = config.objective
+    assert isinstance(objective, SplitCapacity), "every recipe has the paper's objective"
+    changed = AugmentedInformation(objective.gamma, objective.C_z, objective.C_c)
+    return replace(config, recipe=f"{config.recipe}-augmented", objective=changed)
 
 
 RECIPES = _recipes()
@@ -174,15 +193,37 @@ def epoch_order(config: Config, epoch: int, n: int) -> Tensor:
     return torch.randperm(n, generator=generator)
 
 
+def images_of_c(config: Config, x: Float[Tensor, "batch channels side side"], step: int) -> Tensor | None:
+    """The images that a step reads c from, or None if they are x, as in the paper."""
+    if not isinstance(config.objective, AugmentedInformation):
+        return None
+    return config.objective.transformation(x, augmentation.draw(config.seed, step, len(x)).to(x))
+
+
 def step_losses(
-    model: JointVAE, config: Config, x: Tensor, noise: torch.Generator | Noise, step: Step
+    model: JointVAE,
+    config: Config,
+    x: Tensor,
+    noise: torch.Generator | Noise,
+    step: Step,
+    x_c: Tensor | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
     """The loss of one step on a batch of images in [0, 1], and what it is made of, in nats per image.
+
+    Args:
+        model: whose loss it is.
+        config: of the run.
+        x: the images that z is read from, and that are rebuilt.
+        noise: of the draws of z and c, or a generator for it.
+        step: from 1.
+        x_c: the images that c is read from, if they are others.
 
     Returns:
         The loss to minimise; and, detached, the reconstruction loss and the KL of every unit of z, then of c.
     """
     posterior = model.encode(x)
+    if x_c is not None:
+        posterior = Posterior(posterior.mu, posterior.logvar, model.encode(x_c).logits)
     logits = model.decode(posterior.sample(noise, config.tau))
     reconstruction = reconstruction_loss(logits, x)
     kl_z, kl_c = posterior.kl_z().mean(0), posterior.kl_c().mean(0)
@@ -231,7 +272,8 @@ class Trainer:
         Returns the reconstruction loss and the KL of every unit of z, then of c, in nats per image.
         """
         self.step += 1
-        loss, losses = step_losses(self.model, self.config, x, self.noise, self.step)
+        x_c = images_of_c(self.config, x, self.step)
+        loss, losses = step_losses(self.model, self.config, x, self.noise, self.step, x_c)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from jointvae import book, training
+from jointvae.augmentation import Affine
 from jointvae.errors import JointVAEError
 from jointvae.objectives import SplitInformation
 from jointvae.results import RESULTS
@@ -18,68 +19,15 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import candidates  # noqa: E402
 
-MAPS = ("DEGREES", "SHEAR", "SCALE", "SHIFT")
-
-
-@pytest.fixture
-def maps(monkeypatch):
-    """Sets the largest turn, shear, scale and shift; what is not named becomes zero."""
-
-    def set_to(**largest):
-        for name in MAPS:
-            monkeypatch.setattr(candidates, name, largest.get(name, 0.0))
-
-    return set_to
-
-
-def largest_draw(monkeypatch):
-    """Every uniform draw of a map becomes 1, its largest value."""
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(*shape))
-
 
 def assert_same_step(found, expected):
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
-def test_no_transformation_leaves_images_as_they_are(started, maps):
-    maps()
-    torch.testing.assert_close(candidates.transformed(started[2], 0, 1), started[2])
-
-
-def test_a_transformation_is_a_function_of_seed_and_step(started):
-    x = started[2]
-    assert torch.equal(candidates.transformed(x, 0, 1), candidates.transformed(x, 0, 1))
-    for other in ((0, 2), (1, 1)):
-        assert not torch.equal(candidates.transformed(x, 0, 1), candidates.transformed(x, *other))
-
-
-def test_a_quarter_turn(started, maps, monkeypatch):
-    maps(DEGREES=90.0)
-    largest_draw(monkeypatch)
-    torch.testing.assert_close(candidates.transformed(started[2], 0, 1), started[2].rot90(1, (2, 3)), atol=1e-4, rtol=0)
-
-
-def test_a_shift_by_two_pixels(started, maps, monkeypatch):
-    maps(SHIFT=2 * 2 / 32)
-    largest_draw(monkeypatch)
-    shifted = torch.nn.functional.pad(started[2], (0, 2, 0, 2))[..., 2:, 2:]
-    torch.testing.assert_close(candidates.transformed(started[2], 0, 1), shifted, atol=1e-4, rtol=0)
-
-
-def test_transformations_stay_light(started):
-    """They keep the ink within a third, and pixels in [0, 1]."""
-    x = started[2]
-    found = candidates.transformed(x, 0, 1)
-    assert found.min() >= 0
-    assert found.max() <= 1
-    ink = found.sum((1, 2, 3)) / x.sum((1, 2, 3))
-    assert (ink - 1).abs().max() < 1 / 3
-
-
-def test_without_its_change_every_candidate_is_a_step_of_the_package(started, maps, monkeypatch):
+def test_without_its_change_every_candidate_is_a_step_of_the_package(started, monkeypatch):
     model, config, x, noise = started
-    maps()
+    monkeypatch.setattr(candidates, "MAPS", Affine(0.0, 0.0, 0.0, 0.0))
     monkeypatch.setattr(candidates, "HOT", config.tau)
     monkeypatch.setattr(candidates, "COLD", config.tau)
     monkeypatch.setattr(candidates.categorical, "straight_through", lambda relaxed: relaxed)
@@ -90,6 +38,15 @@ def test_without_its_change_every_candidate_is_a_step_of_the_package(started, ma
     for name, loss in candidates.CANDIDATES.items():
         base = held if name == "augmented c" else config
         assert_same_step(loss(model, config, x, noise, 700), training.step_losses(model, base, x, noise, 700))
+
+
+def test_augmented_c_is_the_recipe_of_that_name(started):
+    """So what the candidate's runs showed is said of the recipe, and its weights can be had by training it."""
+    model, config, x, noise = started
+    recipe = replace(training.recipe("digits-augmented"), seed=config.seed)
+    assert replace(recipe, recipe="digits", objective=config.objective) == config
+    expected = training.step_losses(model, recipe, x, noise, 700, training.images_of_c(recipe, x, 700))
+    assert_same_step(candidates.augmented_c(model, config, x, noise, 700), expected)
 
 
 def test_the_decoder_sees_one_category_under_straight_through(started, monkeypatch):
