@@ -18,7 +18,10 @@ if TYPE_CHECKING:  # torch takes seconds to import; --help need not wait for it
 PROGRAM = "jointvae" if Path(sys.argv[0]).stem == "jointvae" else "python -m jointvae"
 LAYOUT = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
 ENGINES = ("local", "ray")
-RECIPE = "mnist, fashion or digits; mnist-short, fashion-short: a third of the epochs"
+RECIPE = (
+    "mnist, fashion or digits; mnist-short, fashion-short: a third of the epochs; NAME-augmented: c is read from "
+    "transformed images"
+)
 CHANGES: dict[str, dict[str, Any]] = {  # to a recipe, on the command line; a sweep file takes the place of all of them
     "--dataset": {"help": "mnist, fashion or digits"},
     "--epochs": {"type": int, "help": "passes over the training set"},

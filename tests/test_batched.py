@@ -10,7 +10,15 @@ from jointvae.batched import BatchedTrainer
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec, draw_noise
 from jointvae.model import ImageShape
-from jointvae.objectives import ELBO, AnnealedCapacity, BetaVAE, Capacity, SplitCapacity, SplitInformation
+from jointvae.objectives import (
+    ELBO,
+    AnnealedCapacity,
+    AugmentedInformation,
+    BetaVAE,
+    Capacity,
+    SplitCapacity,
+    SplitInformation,
+)
 
 # A grouped convolution adds up in another order than a plain one. In float64, relative to the largest entry.
 ROUNDING = 1e-10
@@ -64,6 +72,7 @@ def gradients(batch):
         {"objective": AnnealedCapacity(30.0, Capacity(0.0, 7.0, 100))},
         {"objective": SplitCapacity(100.0, C_c=Capacity(0.0, 10.0, 3, ceiling=1.0))},
         {"objective": SplitInformation(30.0), "latents": LatentSpec(2, (10, 3))},
+        {"objective": AugmentedInformation(30.0)},
         {"latents": LatentSpec(0, (10, 3))},
         {"latents": LatentSpec(5, ())},
         {"image": ImageShape(3, 64)},
@@ -77,7 +86,7 @@ def test_losses_and_gradients_are_those_of_single_runs(quick, changes, generator
     shape = 2, 8, config.image.channels, config.image.size, config.image.size
     x = torch.rand(shape, generator=generator, dtype=torch.float64)
     noise = batch.draw_noise(8)
-    losses = batch.train_step(x, noise)
+    losses = batch.train_step(x, noise, batch.images_of_c(x, 1))
     for i, trainer in enumerate(alone):
         expected = trainer.train_step(x[i])  # draws the same noise, from its own generator
         assert close(losses[i], expected)
@@ -98,7 +107,9 @@ def test_steps_are_those_of_single_runs(quick, generator):
         assert close(vector(other.model), vector(one.model))
 
 
-def test_an_epoch_leaves_the_weights_moments_curves_and_noise_of_single_runs(quick, digits):
+@pytest.mark.parametrize("objective", [SplitCapacity(10.0), AugmentedInformation(10.0)], ids=lambda one: one.name)
+def test_an_epoch_leaves_the_weights_moments_curves_and_noise_of_single_runs(quick, digits, objective):
+    quick = replace(quick, objective=objective)
     alone, together = trainers(quick, 3, 4), trainers(quick, 3, 4)
     batch = BatchedTrainer(together)
     for _ in range(2):

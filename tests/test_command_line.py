@@ -254,7 +254,7 @@ class TestCompletion:
         text = self.script(shell)
         assert {"train", "doctor"} <= complete(text, "jointvae ")
         assert complete(text, "jointvae do") == {"doctor"}
-        assert complete(text, "jointvae train dig") == {"digits"}
+        assert complete(text, "jointvae train dig") == {"digits", "digits-augmented"}
         assert "--film" in complete(text, "jointvae train mnist --f")
         assert complete(text, "jointvae reproduce --tier sm") == {"smoke"}
 

@@ -122,6 +122,25 @@ def test_rank_correlation(make_record):
     assert found.value == pytest.approx(-1)
 
 
+def test_what_is_chosen_is_what_the_lowest_loss_has(make_record):
+    accuracies, losses = [0.9, 0.4, 0.6, 0.5, 0.7, 0.3, 0.2, 0.8], [148.0, 150, 151, 147, 152, 153, 154, 155]
+    records = [
+        make_record(seed=i, accuracy=accuracy, reconstruction=loss)
+        for i, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True))
+    ]
+    chosen = claim(metric=["reconstruction", "accuracy"], statistic="chosen", min_runs=8)
+    assert judge(chosen, records, []).value == pytest.approx(0.5)
+    assert judge(chosen, records, []).spread == (0.2, 0.9)
+    assert judge(chosen, records[:7], []).verdict == "not tested"
+    # A ninth run with the lowest loss of all is drawn in eight of nine choices of eight.
+    best = make_record(seed=8, accuracy=1.0, reconstruction=100.0)
+    assert judge(chosen, [*records, best], []).value == pytest.approx((8 * 1.0 + 0.5) / 9)
+    with pytest.raises(ValueError, match="a choice is among 8 runs"):
+        claim(metric=["reconstruction", "accuracy"], statistic="chosen", min_runs=4)
+    with pytest.raises(ValueError, match="have two metrics"):
+        claim(metric="accuracy", statistic="chosen", min_runs=8)
+
+
 def test_a_value_comes_with_its_interval_or_the_range_of_the_runs(make_record):
     records = [make_record(seed=seed, accuracy=0.5 + seed / 40) for seed in range(9)]
     few, many = (judge(claim(), records[:n], []) for n in (3, 9))

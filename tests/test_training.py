@@ -1,19 +1,28 @@
 """The loop: resume bit for bit, a killed process, a golden run, and losses that are not finite."""
 
+import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from jointvae import training
+from jointvae import augmentation, results, training
 from jointvae.errors import JointVAEError
-from jointvae.latents import LatentSpec
-from jointvae.objectives import AnnealedCapacity, BetaVAE, Capacity, SplitCapacity, SplitInformation
+from jointvae.latents import LatentSpec, Posterior, draw_noise
+from jointvae.objectives import (
+    AnnealedCapacity,
+    AugmentedInformation,
+    BetaVAE,
+    Capacity,
+    SplitCapacity,
+    SplitInformation,
+)
 
 
 def weights(trainer: training.Trainer) -> list[torch.Tensor]:
@@ -55,8 +64,38 @@ def test_split_information_holds_the_information_of_the_batch_and_the_others_the
     assert posterior.information().item() < 0.1 < 1 < posterior.kl_c().mean().item()
 
 
+def test_augmented_information_reads_c_alone_from_another_image(quick, generator):
+    """z and what is rebuilt don't see the map; c does; without a map it is SplitInformation."""
+    x = torch.rand(8, 1, 32, 32, generator=generator)
+    objective = AugmentedInformation(30.0, Capacity(), Capacity(end=2.0))
+    config = replace(quick, objective=objective)
+    model, noise = training.build(config), draw_noise(config.latents, (8,), generator)
+    x_c = training.images_of_c(config, x, 7)
+    assert torch.equal(x_c, objective.transformation(x, augmentation.draw(config.seed, 7, 8)))
+    seen = {}
+    model.decode = lambda latent: seen.setdefault("latent", latent).new_zeros(x.shape)
+    _, terms = training.step_losses(model, config, x, noise, 7, x_c)
+    plain, other = model.encode(x), model.encode(x_c)
+    expected = Posterior(plain.mu, plain.logvar, other.logits).sample(noise, config.tau)
+    assert torch.equal(seen["latent"], expected)
+    assert not torch.equal(plain.logits[0], other.logits[0])
+    assert terms[0].item() == pytest.approx(1024 * math.log(2), rel=1e-4)
+    held = replace(config, objective=SplitInformation(30.0, objective.C_z, objective.C_c))
+    assert training.images_of_c(held, x, 7) is None
+    still = replace(config, objective=replace(objective, transformation=augmentation.Affine(0.0, 0.0, 0.0, 0.0)))
+    del model.decode
+    for one, two in zip(
+        training.step_losses(model, still, x, noise, 7, training.images_of_c(still, x, 7)),
+        training.step_losses(model, held, x, noise, 7),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, two)
+
+
 @pytest.mark.parametrize("stop", [1, 2])
-def test_resumed_is_the_same_bit_for_bit(quick, digits, tmp_path, stop):
+@pytest.mark.parametrize("objective", [SplitCapacity(10.0), AugmentedInformation(10.0)], ids=lambda one: one.name)
+def test_resumed_is_the_same_bit_for_bit(quick, digits, tmp_path, stop, objective):
+    quick = replace(quick, objective=objective)
     whole = trained(quick, digits, tmp_path / "whole")
     first = training.Trainer(quick)
     for _ in range(stop):
@@ -202,6 +241,19 @@ def test_a_changed_recipe_has_another_name(quick):
     names = {quick.run_name, replace(quick, tau=0.5).run_name, replace(quick, seed=1).run_name}
     assert len(names) == 3
     assert all(name.startswith("digits-seed") and name.count("-") == 2 for name in names)
+
+
+def test_an_augmented_recipe_is_the_recipe_but_for_what_c_is_read_from():
+    augmented = [name for name in training.RECIPES if name.endswith("-augmented")]
+    assert augmented
+    for name in augmented:
+        theirs, ours = training.recipe(name.removesuffix("-augmented")), training.recipe(name)
+        assert isinstance(ours.objective, AugmentedInformation)
+        assert ours.objective.capacities(100) == theirs.objective.capacities(100)
+        assert ours.objective.gamma == theirs.objective.gamma
+        assert replace(ours, recipe=theirs.recipe, objective=theirs.objective) == theirs
+        record = json.loads(json.dumps(asdict(ours)))
+        assert results.validate(record, training.Config) == ours
 
 
 def test_the_recipes_are_the_papers():
