@@ -123,7 +123,10 @@ def test_rank_correlation(make_record):
 
 
 def test_what_is_chosen_is_what_the_lowest_loss_has(make_record):
-    accuracies, losses = [0.9, 0.4, 0.6, 0.5, 0.7, 0.3, 0.2, 0.8], [148.0, 150, 151, 147, 152, 153, 154, 155]
+    accuracies, losses = (
+        [0.9, 0.4, 0.6, 0.5, 0.7, 0.3, 0.2, 0.8],
+        [148.0, 150.0, 151.0, 147.0, 152.0, 153.0, 154.0, 155.0],
+    )
     records = [
         make_record(seed=i, accuracy=accuracy, reconstruction=loss)
         for i, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True))
