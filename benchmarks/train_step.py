@@ -86,11 +86,11 @@ def baseline_steps(device: str = "cpu") -> Iterator[float]:
             yield loss.item()
 
 
-def our_steps() -> Iterator[float]:
-    """Train with the package for ever, through the method that a run uses; yields the loss of each step."""
+def our_steps(recipe: str = "mnist") -> Iterator[float]:
+    """Train a recipe on MNIST with the package for ever, through the method that a run uses; yields the loss of each step."""
     dataset = data.load("mnist", "train")
     training.keep_freed_memory()
-    trainer = training.Trainer(training.recipe("mnist"))
+    trainer = training.Trainer(training.recipe(recipe))
     while True:
         batches = training.epoch_order(trainer.config, trainer.epoch, len(dataset)).split(BATCH)
         for batch in batches:

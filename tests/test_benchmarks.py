@@ -18,6 +18,8 @@ import profile_step  # noqa: E402
 import threads  # noqa: E402
 import train_step  # noqa: E402
 
+from jointvae import data, training  # noqa: E402
+
 
 def naps(length):
     while True:
@@ -141,3 +143,17 @@ def test_a_run_on_so_many_threads_has_a_process_and_a_folder_of_its_own(quick):
     assert records[0].provenance[0].threads == 1
     assert threads.agree(records)
     assert threads.outcome(records[0])["weights"] == records[1].checkpoint.sha256
+
+
+@pytest.mark.parametrize("recipe", ["mnist", "mnist-augmented"])
+def test_our_steps_are_those_of_the_recipe(monkeypatch, digits, recipe):
+    monkeypatch.setattr(train_step.data, "load", lambda name, split: digits)
+    steps = train_step.our_steps(recipe)
+    found = [next(steps) for _ in range(4)]  # the digits make three batches: the fourth is of the second epoch
+    trainer = training.Trainer(training.recipe(recipe))
+    for epoch in (0, 1):
+        for batch in training.epoch_order(trainer.config, epoch, len(digits)).split(64):
+            losses = trainer.train_step(data.as_floats(digits.images[batch]))
+            assert found.pop(0) == losses.sum().item()
+            if not found:
+                return
