@@ -87,7 +87,7 @@ def baseline_steps(device: str = "cpu") -> Iterator[float]:
 
 
 def our_steps(recipe: str = "mnist") -> Iterator[float]:
-    """Train a recipe on MNIST with the package for ever, through the method that a run uses; yields the loss of each step."""
+    """Train a recipe on MNIST for ever, through the method that a run uses; yields the loss of each step."""
     dataset = data.load("mnist", "train")
     training.keep_freed_memory()
     trainer = training.Trainer(training.recipe(recipe))
