@@ -39,7 +39,7 @@ from jointvae.errors import JointVAEError
 from jointvae.files import write_atomic
 from jointvae.latents import Noise, Posterior
 from jointvae.model import JointVAE
-from jointvae.objectives import reconstruction_loss
+from jointvae.objectives import AugmentedInformation, reconstruction_loss
 from jointvae.training import Config
 
 RECIPE = training.recipe("digits")
@@ -66,7 +66,8 @@ def annealed_temperature(model: JointVAE, config: Config, x: Tensor, noise: Nois
 
 def augmented(model: JointVAE, config: Config, x: Tensor, noise: Noise, step: int) -> Losses:
     """Every image is turned, sheared, scaled and shifted a little, anew in every epoch."""
-    return training.step_losses(model, config, transformed(x, config.seed, step), noise, step)
+    drawn = augmentation.draw(config.seed, step, len(x)).to(x)
+    return training.step_losses(model, config, MAPS(x, drawn), noise, step)
 
 
 def augmented_c(model: JointVAE, config: Config, x: Tensor, noise: Noise, step: int) -> Losses:
@@ -75,10 +76,10 @@ def augmented_c(model: JointVAE, config: Config, x: Tensor, noise: Noise, step: 
     So c can't depend on what a transformation changes. The mean over the transformations is a lower bound of the
     likelihood as before, as each of them gives one.
     """
-    plain, other = model.encode(x), model.encode(transformed(x, config.seed, step))
-    posterior = Posterior(plain.mu, plain.logvar, other.logits)
-    latent = posterior.sample(noise, config.tau)
-    return decoded(model, config, x, posterior, latent, step, posterior.information())
+    objective = split(config)
+    changed = AugmentedInformation(objective.gamma, objective.C_z, objective.C_c, transformation=MAPS)
+    config = replace(config, objective=changed)
+    return training.step_losses(model, config, x, noise, step, training.images_of_c(config, x, step))
 
 
 CANDIDATES: dict[str, Callable[..., Losses]] = {
@@ -89,25 +90,11 @@ CANDIDATES: dict[str, Callable[..., Losses]] = {
 }
 
 
-def decoded(
-    model: JointVAE,
-    config: Config,
-    x: Tensor,
-    posterior: Posterior,
-    latent: Tensor,
-    step: int,
-    held: Tensor | None = None,
-) -> Losses:
-    """The loss of a draw from the posterior, with another measure of c held to its capacity if there is one."""
+def decoded(model: JointVAE, config: Config, x: Tensor, posterior: Posterior, latent: Tensor, step: int) -> Losses:
+    """The loss of a draw from the posterior."""
     reconstruction = reconstruction_loss(model.decode(latent), x)
-    held = posterior.kl_c().mean(0) if held is None else held
-    terms = split(config)(reconstruction, posterior.kl_z().mean(0), held, step)
+    terms = split(config)(reconstruction, posterior.kl_z().mean(0), posterior.kl_c().mean(0), step)
     return torch.stack(list(terms.values())).sum(), seen(posterior, reconstruction)
-
-
-def transformed(x: Tensor, seed: int, step: int) -> Tensor:
-    """Every image under a light affine map of its own, a pure function of the seed and the step."""
-    return MAPS(x, augmentation.draw(seed, step, len(x)).to(x))
 
 
 def row(name: str, config: Config) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def test_without_its_change_every_candidate_is_a_step_of_the_package(started, mo
 
 
 def test_augmented_c_is_the_recipe_of_that_name(started):
-    """So what the candidate's runs showed is said of the recipe, and its weights can be had by training it."""
+    """So what the candidate's runs showed is said of the recipe."""
     model, config, x, noise = started
     recipe = replace(training.recipe("digits-augmented"), seed=config.seed)
     assert replace(recipe, recipe="digits", objective=config.objective) == config
