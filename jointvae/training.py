@@ -195,9 +195,11 @@ def epoch_order(config: Config, epoch: int, n: int) -> Tensor:
 
 def images_of_c(config: Config, x: Float[Tensor, "batch channels side side"], step: int) -> Tensor | None:
     """The images that a step reads c from, or None if they are x, as in the paper."""
-    if not isinstance(config.objective, AugmentedInformation):
+    objective = config.objective
+    if not isinstance(objective, AugmentedInformation):
         return None
-    return config.objective.transformation(x, augmentation.draw(config.seed, step, len(x)).to(x))
+    drawn = augmentation.draw(config.seed, step, len(x))
+    return objective.transformation(x, drawn.to(x))
 
 
 def step_losses(
