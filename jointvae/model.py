@@ -71,7 +71,7 @@ def convolutions(image: ImageShape) -> nn.Sequential:
     widths = [image.channels, *([32, 32, 64, 64] if image.size == 64 else [32, 64, 64])]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -80,7 +80,7 @@ def transposed_convolutions(image: ImageShape) -> nn.Sequential:
     widths = [64, 64, 32, 32] if image.size == 64 else [64, 32, 32]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+        layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
     layers.append(SubPixelConvTranspose2d(widths[-1], image.channels))
     return nn.Sequential(*layers)
 
@@ -102,14 +102,14 @@ class JointVAE(nn.Module):
         self.spec, self.image = spec, image
         features = FEATURES[0] * FEATURES[1] * FEATURES[2]
         self.encoder = nn.Sequential(
-            convolutions(image), nn.Flatten(), nn.Linear(features, HIDDEN), nn.ReLU()
+            convolutions(image), nn.Flatten(), nn.Linear(features, HIDDEN), nn.ReLU(inplace=True)
         )  # fmt: skip
         self.head = nn.Linear(HIDDEN, spec.n_parameters)
         self.decoder = nn.Sequential(
             nn.Linear(spec.size, HIDDEN),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(HIDDEN, features),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Unflatten(1, FEATURES),
             transposed_convolutions(image),
         )
