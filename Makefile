@@ -84,14 +84,14 @@ pdf: $(READY) ## build the book and print it into one file, SITE/jointvae.pdf; n
 notebooks: $(READY) ## write the chapters to notebooks/, to change freely
 	@$(PY) book/_tools/notebooks.py
 
-# These train many seeds: an hour each on two cores.
-EXPERIMENTS := benchmarks/differences.py benchmarks/candidates.py benchmarks/threads.py
+# These train many seeds: up to an hour each on two cores.
+EXPERIMENTS := benchmarks/differences.py benchmarks/candidates.py benchmarks/threads.py benchmarks/precision.py
 
 bench: $(READY) ## measure speed and memory here; RECORD=1 keeps it as the book's own
 	@set -e; for script in $(filter-out $(EXPERIMENTS),$(wildcard benchmarks/[a-z]*.py)); do \
 	  echo "$$script"; $(PY) $$script $(if $(RECORD),--record); done
 
-experiments: $(READY) ## measure what threads, differences from the paper's code and candidate changes do to the result: hours
+experiments: $(READY) ## measure what threads, precision, differences from the paper's code and candidate changes do to the result: hours
 	@set -e; for script in $(EXPERIMENTS); do echo "$$script"; $(PY) $$script $(if $(RECORD),--record); done
 
 verify: $(READY) ## check every recorded result: schema, claim, weights, and the accuracy that these earn again

@@ -13,6 +13,7 @@ are cores, each with one thread: what a sweep does.
 import statistics
 import timeit
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from _shared import BATCH, Worker, parser, run, save
@@ -86,11 +87,11 @@ def baseline_steps(device: str = "cpu") -> Iterator[float]:
             yield loss.item()
 
 
-def our_steps(recipe: str = "mnist") -> Iterator[float]:
+def our_steps(recipe: str = "mnist", precision: training.Precision = "float32") -> Iterator[float]:
     """Train a recipe on MNIST for ever, through the method that a run uses; yields the loss of each step."""
     dataset = data.load("mnist", "train")
     training.keep_freed_memory()
-    trainer = training.Trainer(training.recipe(recipe))
+    trainer = training.Trainer(replace(training.recipe(recipe), precision=precision))
     while True:
         batches = training.epoch_order(trainer.config, trainer.epoch, len(dataset)).split(BATCH)
         for batch in batches:

@@ -34,6 +34,7 @@ CHANGES: dict[str, dict[str, Any]] = {  # to a recipe, on the command line; a sw
     "--z": {"type": int, "metavar": "UNITS", "help": "units of z (0 for none)"},
     "--categories": {"type": int, "nargs": "*", "metavar": "N", "help": "categories of each c (none: no c)"},
     "--image-size": {"type": int, "metavar": "PIXELS", "help": "32 or 64"},
+    "--precision": {"metavar": "TYPE", "help": "of the layers: float32, or bfloat16 (faster if the processor has it)"},
 }
 EXAMPLES = f"""\
 examples:
@@ -232,7 +233,7 @@ def configure(options: argparse.Namespace) -> "Config":
     config = training.recipe(options.recipe)
     if options.dataset is not None and options.dataset not in DATASETS:
         raise JointVAEError(f"There is no data set '{options.dataset}'; choose one of {', '.join(DATASETS)}.")
-    names = ("dataset", "epochs", "batch_size", "learning_rate", "tau")
+    names = ("dataset", "epochs", "batch_size", "learning_rate", "tau", "precision")
     changes = {name: value for name in names if (value := getattr(options, name)) is not None}
     spec = config.latents
     latents = LatentSpec(

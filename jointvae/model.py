@@ -117,8 +117,13 @@ class JointVAE(nn.Module):
 
     def encode(self, x: Float[Tensor, "batch channels side side"]) -> Posterior:
         """q(z, c | x) for images with values in [0, 1]."""
-        return Posterior.from_parameters(self.head(self.encoder(x)), self.spec)
+        return Posterior.from_parameters(_not_halved(self.head(self.encoder(x))), self.spec)
 
     def decode(self, latent: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channels side side"]:
         """Logits of the pixels of p(x | z, c); their sigmoid is the mean image."""
-        return self.decoder(latent)
+        return _not_halved(self.decoder(latent))
+
+
+def _not_halved(out: Tensor) -> Tensor:
+    """What the layers computed in half the bits goes on in float32; other types stay as they are."""
+    return out.float() if out.dtype == torch.bfloat16 else out

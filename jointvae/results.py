@@ -26,9 +26,18 @@ from jointvae.evaluation import Evaluation
 from jointvae.files import write_atomic
 from jointvae.training import CURVES, Config
 
-SCHEMA = 1
+SCHEMA = 2
+
+
+def _with_precision(content: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 to 2: configs name the precision of the layers, of which there was one before."""
+    if "config" not in content:  # evaluations of others' models, and films
+        return content
+    return content | {"config": content["config"] | {"precision": "float32"}}
+
+
 # What turns the decoded JSON of a schema into that of the next one, by the schema that it starts from.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_precision}
 RESULTS = Path(__file__).parent.parent / "results"
 
 

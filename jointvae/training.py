@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ LARGEST = 10**9  # value of a setting; torch counts in 64 bits
 LONGEST_NAME = 50  # characters; files are named after the recipe
 CURVES = {"step", "reconstruction", "kl_z", "kl_c"}  # and those of the objective's capacities
 REPORT_EVERY = 50  # steps between two looks at the losses
+Precision = Literal["float32", "bfloat16"]  # of the layers; weights, losses and the optimiser stay in float32
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Config:
     learning_rate: float = 5e-4
     epochs: int = 100
     seed: int = 0
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         ImageShape(*self.image).check()
@@ -76,6 +78,8 @@ class Config:
                 raise JointVAEError(f"{name} must be above zero and up to {LARGEST:,}, not {getattr(self, name)}.")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise JointVAEError(f"The seed must be from 0 to {LARGEST_SEED:,}, not {self.seed}.")
+        if self.precision not in get_args(Precision):
+            raise JointVAEError(f"The precision is {' or '.join(get_args(Precision))}, not {self.precision!r:.60}.")
 
     @property
     def run_name(self) -> str:
@@ -84,7 +88,10 @@ class Config:
         published = RECIPES.get(self.recipe)
         if published == replace(self, seed=published.seed if published else 0):
             return name
-        digest = hashlib.sha256(json.dumps(asdict(replace(self, seed=0)), sort_keys=True).encode()).hexdigest()
+        fields = asdict(replace(self, seed=0))
+        if self.precision == "float32":  # runs had names before there was a choice
+            del fields["precision"]
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         return f"{name}-{digest[:8]}"
 
 
@@ -202,6 +209,16 @@ def images_of_c(config: Config, x: Float[Tensor, "batch channels side side"], st
     return objective.transformation(x, drawn.to(x))
 
 
+def in_precision(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Where the layers of a model compute in this precision: torch casts their inputs and weights, and nothing else.
+
+    Out of it come float32 numbers (see `JointVAE.encode`), so that samples, divergences and losses are not rounded.
+    """
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
 def step_losses(
     model: JointVAE,
     config: Config,
@@ -223,10 +240,11 @@ def step_losses(
     Returns:
         The loss to minimise; and, detached, the reconstruction loss and the KL of every unit of z, then of c.
     """
-    posterior = model.encode(x)
-    if x_c is not None:
-        posterior = Posterior(posterior.mu, posterior.logvar, model.encode(x_c).logits)
-    logits = model.decode(posterior.sample(noise, config.tau))
+    with in_precision(config.precision, x.device):
+        posterior = model.encode(x)
+        if x_c is not None:
+            posterior = Posterior(posterior.mu, posterior.logvar, model.encode(x_c).logits)
+        logits = model.decode(posterior.sample(noise, config.tau))
     reconstruction = reconstruction_loss(logits, x)
     kl_z, kl_c = posterior.kl_z().mean(0), posterior.kl_c().mean(0)
     held = posterior.information() if isinstance(config.objective, SplitInformation) else kl_c

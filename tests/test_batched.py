@@ -94,6 +94,18 @@ def test_losses_and_gradients_are_those_of_single_runs(quick, changes, generator
         assert close(gradients(batch)[i], own)
 
 
+def test_in_bfloat16_too_seeds_together_do_what_each_does_alone(quick, generator):
+    """A grouped convolution rounds other sums than a plain one, by 2 ** -8 of each."""
+    config = replace(quick, precision="bfloat16")
+    alone, batch = trainers(config, 0, 5), BatchedTrainer(trainers(config, 0, 5))
+    x = torch.rand(2, 8, 1, 32, 32, generator=generator)
+    losses = batch.train_step(x, batch.draw_noise(8))
+    for i, trainer in enumerate(alone):
+        assert torch.allclose(losses[i], trainer.train_step(x[i]), rtol=2**-7, atol=2**-7)
+        own = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+        assert torch.nn.functional.cosine_similarity(gradients(batch)[i], own, dim=0) > 0.99
+
+
 def test_steps_are_those_of_single_runs(quick, generator):
     alone, together = doubled(quick), doubled(quick)
     batch = BatchedTrainer(together)

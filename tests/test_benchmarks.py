@@ -146,11 +146,12 @@ def test_a_run_on_so_many_threads_has_a_process_and_a_folder_of_its_own(quick):
 
 
 @pytest.mark.parametrize("recipe", ["mnist", "mnist-augmented"])
-def test_our_steps_are_those_of_the_recipe(monkeypatch, digits, recipe):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_our_steps_are_those_of_the_recipe(monkeypatch, digits, recipe, precision):
     monkeypatch.setattr(train_step.data, "load", lambda name, split: digits)
-    steps = train_step.our_steps(recipe)
+    steps = train_step.our_steps(recipe, precision)
     found = [next(steps) for _ in range(4)]  # the digits make three batches: the fourth is of the second epoch
-    trainer = training.Trainer(training.recipe(recipe))
+    trainer = training.Trainer(replace(training.recipe(recipe), precision=precision))
     for epoch in (0, 1):
         for batch in training.epoch_order(trainer.config, epoch, len(digits)).split(64):
             losses = trainer.train_step(data.as_floats(digits.images[batch]))

@@ -31,6 +31,11 @@ def test_a_record_of_every_schema_there_was_is_read(kind, schema):
     assert path.read_bytes() == before
 
 
+def test_before_there_was_a_choice_runs_were_trained_in_float32():
+    assert results.read(FROZEN / "run-schema-1.json").config.precision == "float32"
+    assert results.read(FROZEN / "run-schema-2.json").config.precision == "bfloat16"
+
+
 @pytest.fixture
 def later(monkeypatch):
     """The package two schemas later: `seconds` was called `duration` first, then the scores were told in bits."""

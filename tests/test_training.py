@@ -49,6 +49,37 @@ def test_golden_run(quick, digits, tmp_path):
     assert curves["C_z"] == pytest.approx([quick.objective.C_z(step) for step in (3, 6, 9)])
 
 
+def test_in_bfloat16_the_layers_are_rounded_and_nothing_else_is(started):
+    model, config, x, noise = started
+    halved, types = replace(config, precision="bfloat16"), set()
+
+    def vector(config):
+        model.zero_grad()
+        loss, losses = training.step_losses(model, config, x, noise, 700)
+        loss.backward()
+        assert (loss.dtype, losses.dtype) == (torch.float32, torch.float32)
+        return losses, torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    expected, slope = vector(config)
+    kinds = torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Linear
+    layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
+    hooks = [layer.register_forward_hook(lambda *seen: types.add(seen[-1].dtype)) for layer in layers]
+    losses, rounded = vector(halved)
+    for hook in hooks:
+        hook.remove()
+    assert types == {torch.bfloat16}
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    assert not torch.equal(losses, expected)
+    torch.testing.assert_close(losses[0], expected[0], rtol=2**-7, atol=0)  # the reconstruction, by bfloat16's spacing
+    assert torch.nn.functional.cosine_similarity(rounded, slope, dim=0) > 0.99
+
+
+def test_a_run_in_bfloat16_has_a_name_of_its_own_and_the_others_keep_theirs(quick):
+    assert replace(training.recipe("mnist"), precision="bfloat16").run_name.startswith("mnist-seed0-")
+    assert replace(quick, seed=3).run_name == "digits-seed3-979c31ed"  # as before there was a choice
+    assert replace(quick, seed=3, precision="bfloat16").run_name != replace(quick, seed=3).run_name
+
+
 def test_split_information_holds_the_information_of_the_batch_and_the_others_the_divergence(quick, generator):
     x = torch.rand(8, 1, 32, 32, generator=generator)
     shut = Capacity(0.0, 0.0, 1)
