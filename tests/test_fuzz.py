@@ -205,7 +205,7 @@ NUMBERS = [
 ]  # fmt: skip
 OPTIONS = [
     "--epochs", "--batch-size", "--learning-rate", "--tau", "--gamma", "--c-z", "--c-c", "--z", "--categories",
-    "--image-size", "--dataset", "--device", "--seed", "--seeds", "--first-seed", "--jobs",
+    "--image-size", "--precision", "--dataset", "--device", "--seed", "--seeds", "--first-seed", "--jobs",
 ]  # fmt: skip
 
 
