@@ -64,10 +64,12 @@ def test_in_bfloat16_the_layers_are_rounded_and_nothing_else_is(started):
     kinds = torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Linear
     layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
     hooks = [layer.register_forward_hook(lambda *seen: types.add(seen[-1].dtype)) for layer in layers]
+    drawn = []
+    hooks.append(model.decoder.register_forward_pre_hook(lambda _, given: drawn.append(given[0].dtype)))
     losses, rounded = vector(halved)
     for hook in hooks:
         hook.remove()
-    assert types == {torch.bfloat16}
+    assert (types, drawn) == ({torch.bfloat16}, [torch.float32])
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
     assert not torch.equal(losses, expected)
     torch.testing.assert_close(losses[0], expected[0], rtol=2**-7, atol=0)  # the reconstruction, by bfloat16's spacing
@@ -125,8 +127,9 @@ def test_augmented_information_reads_c_alone_from_another_image(quick, generator
 
 @pytest.mark.parametrize("stop", [1, 2])
 @pytest.mark.parametrize("objective", [SplitCapacity(10.0), AugmentedInformation(10.0)], ids=lambda one: one.name)
-def test_resumed_is_the_same_bit_for_bit(quick, digits, tmp_path, stop, objective):
-    quick = replace(quick, objective=objective)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_resumed_is_the_same_bit_for_bit(quick, digits, tmp_path, stop, objective, precision):
+    quick = replace(quick, objective=objective, precision=precision)
     whole = trained(quick, digits, tmp_path / "whole")
     first = training.Trainer(quick)
     for _ in range(stop):
