@@ -246,7 +246,7 @@ def claims_table(judgements: list[Judgement]) -> str:
     lines = ["| Claim, and its test | Paper | Here | Runs | Verdict |", "|:--|--:|--:|--:|:--|"]
     for judgement in judgements:
         claim, around = judgement.claim, claims.show_around(judgement)
-        more = f" {around[0].upper()}{around[1:]}." if around else ""
+        more = f" {around.replace('runs', 'Runs', 1)}." if around else ""
         more += f" Evidence: {{ref}}`{claim.section}`." if claim.section else ""
         cells = [
             f"{claim.claim} ({claim.source}.) *Test: {claim.criterion}.*{more}",

@@ -53,6 +53,7 @@ METRICS: dict[str, Callable[[Any], float | None]] = {
     "shirts_overlap": lambda record: overlap(_test(record), "T-shirt", "shirt", CLASSES["fashion"]),
 }
 CHOICE = 8  # runs that a label-free choice is made among
+LEVEL = 0.05  # a rank correlation that chance gives more often is evidence of nothing
 PAIRED = ("rank_correlation", "chosen")  # statistics of two metrics
 STATISTICS: dict[str, Callable[[list[float]], float]] = {
     "max": max,
@@ -97,6 +98,7 @@ class Claim:
     paper: float | None = None
     unit: Literal["share", "nats", "number"] = "number"
     min_runs: int = 1
+    first_seed: int = 0  #: runs of lower seeds suggested the claim, so they don't count for it
     section: str | None = None  #: the label of the book's section that has the evidence
 
     def __post_init__(self) -> None:
@@ -105,8 +107,10 @@ class Claim:
             raise ValueError(f"unknown metric {unknown[0]}")
         if self.metric is not None and len(self.metrics) != (2 if self.statistic in PAIRED else 1):
             raise ValueError("a rank correlation and a choice have two metrics, any other statistic one")
-        if self.statistic == "chosen" and self.min_runs < CHOICE:
-            raise ValueError(f"a choice is among {CHOICE} runs, so min_runs must be {CHOICE} or more")
+        if self.statistic == "chosen" and self.min_runs < 2 * CHOICE:
+            raise ValueError(
+                f"a choice is among {CHOICE} runs, so min_runs must be {2 * CHOICE} or more to have several"
+            )
         if sum(source is not None for source in (self.recipe, self.reference, self.sweep)) > 1:
             raise ValueError("a claim is about a recipe, a reference or a sweep, not two of them")
         if (self.sweep is None) != (not self.settings):
@@ -120,6 +124,11 @@ class Claim:
         """The metric's name; a rank correlation has two, and a choice that by which it chooses, and what is chosen."""
         return [self.metric] if isinstance(self.metric, str) else self.metric or []
 
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether the paper says it; if not, it is a question or a goal of the book."""
+        return self.source.startswith("Dupont 2018")
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -129,8 +138,9 @@ class Judgement:
     value: float | None
     runs: int
     verdict: Verdict
-    interval: tuple[float, float] | None = None  #: of a mean or a rank correlation over enough runs, 95 %
+    interval: tuple[float, float] | None = None  #: of any but an extreme or a median, over enough runs, 95 %
     spread: tuple[float, float] | None = None  #: the lowest and the highest single run
+    p: float | None = None  #: the chance that a useless score gives a rank correlation as large
 
 
 def read_ledger(path: Path = RESULTS / "claims.yml") -> list[Claim]:
@@ -159,34 +169,53 @@ def judge(
     Raises:
         JointVAEError: if there is no such sweep, or it has no such setting.
     """
-    pool: list[Any]
-    if claim.reference:
-        pool = [reference for reference in references if reference.name == claim.reference]
-    elif claim.sweep:
-        asked = runs_of(claim, sweeps or {})
-        pool = [record for record in records if record.name in asked and record.status == "finished"]
-    else:
-        pool = [r for r in records if r.config.recipe == claim.recipe and r.status == "finished" and is_plain(r)]
-    if not claim.metrics or len(pool) < max(claim.min_runs, len(claim.metrics)):  # a rank correlation needs two
+    pool = _pool(claim, records, references, sweeps or {})
+    if not claim.metrics or len(pool) < len(claim.metrics):  # a rank correlation needs two
         return Judgement(claim, None, len(pool), "not tested")
     columns = [[value for record in pool if (value := METRICS[metric](record)) is not None] for metric in claim.metrics]
     if any(len(column) < len(pool) for column in columns):
         return Judgement(claim, None, len(pool), "not tested")
-    interval = spread = None
     if claim.statistic == "rank_correlation":
-        if any(len(set(column)) == 1 for column in columns):  # equal values have no ranks
-            return Judgement(claim, None, len(pool), "not tested")
-        value, interval = selection.rank_correlation(*columns)
-    elif claim.statistic == "chosen":
-        by, values = columns
-        value, spread = selection.best_of(CHOICE, [-loss for loss in by], values), (min(values), max(values))
-    else:
-        value = STATISTICS[claim.statistic](columns[0])
-        if len(pool) > 1:
-            spread = min(columns[0]), max(columns[0])
-        if claim.statistic == "mean":
-            interval = selection.mean(columns[0]).interval
-    return Judgement(claim, value, len(pool), _verdict(claim, value), interval, spread)
+        return _judge_ranks(claim, *columns)
+    if claim.statistic == "chosen":
+        return _judge_choice(claim, *columns)
+    value = STATISTICS[claim.statistic](columns[0])
+    interval = selection.mean(columns[0]).interval if claim.statistic == "mean" else None
+    spread = (min(columns[0]), max(columns[0])) if len(pool) > 1 else None
+    return Judgement(claim, value, len(pool), _verdict(claim, value, len(pool)), interval, spread)
+
+
+def _pool(claim: Claim, records: list[Record], references: list[Reference], sweeps: dict[str, Sweep]) -> list[Any]:
+    """The records that count for a claim."""
+    if claim.reference:
+        return [reference for reference in references if reference.name == claim.reference]
+    finished = [r for r in records if r.status == "finished" and r.config.seed >= claim.first_seed]
+    if claim.sweep:
+        asked = runs_of(claim, sweeps)
+        return [record for record in finished if record.name in asked]
+    return [record for record in finished if record.config.recipe == claim.recipe and is_plain(record)]
+
+
+def _judge_ranks(claim: Claim, scores: list[float], values: list[float]) -> Judgement:
+    """A rank correlation counts if it is as large as the claim says, and larger than chance makes it."""
+    runs = len(scores)
+    if any(len(set(column)) == 1 for column in (scores, values)):  # equal values have no ranks
+        return Judgement(claim, None, runs, "not tested")
+    value, interval = selection.rank_correlation(scores, values)
+    sign = 1 if claim.reproduced.at_least > 0 else -1
+    p = selection.chance([sign * score for score in scores], values)
+    verdict = _verdict(claim, value, runs)
+    if p > LEVEL and verdict in ("reproduced", "partly"):
+        verdict = "not reproduced"
+    return Judgement(claim, value, runs, verdict, interval, p=p)
+
+
+def _judge_choice(claim: Claim, by: list[float], values: list[float]) -> Judgement:
+    """What the run of the lowest loss has; of fewer runs than a choice is among, there is none."""
+    if len(by) < CHOICE:
+        return Judgement(claim, None, len(by), "not tested")
+    value, interval = selection.choice(CHOICE, [-loss for loss in by], values)
+    return Judgement(claim, value, len(by), _verdict(claim, value, len(by)), interval, (min(values), max(values)))
 
 
 def runs_of(claim: Claim, sweeps: dict[str, Sweep]) -> set[str]:
@@ -209,7 +238,20 @@ def is_plain(record: Record) -> bool:
     return record.name == f"{record.config.recipe}-seed{record.config.seed}"
 
 
-def _verdict(claim: Claim, value: float) -> Verdict:
+def _verdict(claim: Claim, value: float, runs: int) -> Verdict:
+    """The verdict on a value; with too few runs only if no further run can change it."""
+    if runs >= claim.min_runs:
+        return _by_bounds(claim, value)
+    end = {"max": float("inf"), "min": -float("inf")}.get(claim.statistic)  # where further runs can take the value
+    if end is None:
+        return "not tested"
+    bounds = [claim.reproduced] + ([claim.partly] if claim.partly else [])
+    ahead = [edge for bound in bounds for edge in (bound.at_least, bound.at_most) if (edge - value) * end > 0]
+    possible = {_by_bounds(claim, place) for place in (value, *ahead, end)}
+    return possible.pop() if len(possible) == 1 else "not tested"
+
+
+def _by_bounds(claim: Claim, value: float) -> Verdict:
     if claim.reproduced.hold(value):
         return "reproduced"
     return "partly" if claim.partly and claim.partly.hold(value) else "not reproduced"
@@ -234,13 +276,14 @@ def show(value: float | None, unit: str) -> str:
 
 
 def show_around(judgement: Judgement) -> str:
-    """The interval of a value, or where there is none the range of the runs, for a table; empty for a single run."""
-    unit = judgement.claim.unit
-    for name, ends in (("95 %", judgement.interval), ("runs", judgement.spread)):
-        if ends is not None:
-            low, high = (show(end, unit) for end in ends)
-            return f"{name}: {low} to {high}"
-    return ""
+    """The interval of a value, or else the range of the runs, and its p, for a table; empty for a single run."""
+    unit, said = judgement.claim.unit, []
+    name, ends = ("95 %", judgement.interval) if judgement.interval else ("runs", judgement.spread)
+    if ends is not None:
+        said.append(f"{name}: {show(ends[0], unit)} to {show(ends[1], unit)}")
+    if judgement.p is not None:
+        said.append(f"p = {judgement.p:.2g}")
+    return "; ".join(said)
 
 
 def facts(folder: Path = RESULTS) -> dict[str, float | int | str | None]:

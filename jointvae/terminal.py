@@ -5,7 +5,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jointvae import claims, training, verify
@@ -30,7 +30,7 @@ class Display:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.tasks: dict[str, object] = {}
+        self.tasks: dict[str, TaskID] = {}
         self.last: dict[str, float] = {}
 
     def __enter__(self) -> "Display":
@@ -43,6 +43,8 @@ class Display:
     def say(self, name: str, news: training.Progress | str) -> None:
         """Show the progress of the run `name`, or its last word."""
         if isinstance(news, str):
+            if name in self.tasks:  # the lines are for what is running: a small terminal has no room for more
+                self.progress.remove_task(self.tasks.pop(name))
             self.console.print(f"{name}: {news}", highlight=False, soft_wrap=True)
             return
         text = losses(news)
@@ -50,8 +52,8 @@ class Display:
             self._plain(name, news, text)
             return
         if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(name, total=news.steps, losses="")
-        self.progress.update(self.tasks[name], completed=news.step, losses=text)  # type: ignore[arg-type]
+            self.tasks[name] = self.progress.add_task(name, total=news.steps, losses=text)
+        self.progress.update(self.tasks[name], completed=news.step, losses=text)
 
     def _plain(self, name: str, news: training.Progress, text: str) -> None:
         if time.monotonic() - self.last.get(name, -PLAIN_EVERY) < PLAIN_EVERY:
@@ -70,15 +72,20 @@ def losses(news: training.Progress) -> str:
 
 
 def claims_table(judgements: list[claims.Judgement]) -> Table:
-    """The claims ledger with its computed verdicts."""
+    """The claims ledger with its computed verdicts: first what the paper says, then what the book asks."""
     colours = {"reproduced": "green", "partly": "yellow", "not reproduced": "red", "not tested": "dim"}
-    table = Table(title="Claims of the paper, tested", title_justify="left", show_lines=False)
+    table = Table(
+        title="Claims of the paper, then questions of the book, tested", title_justify="left", show_lines=False
+    )
     for heading in ("claim", "paper", "here", "runs", "verdict"):
         table.add_column(heading, justify="right" if heading in ("paper", "here", "runs") else "left")
-    for judgement in judgements:
-        claim, colour = judgement.claim, colours[judgement.verdict]
-        values = (claims.show(claim.paper, claim.unit), claims.show(judgement.value, claim.unit))
-        table.add_row(escape(claim.claim), *values, str(judgement.runs), f"[{colour}]{judgement.verdict}[/]")
+    for of_the_paper in (True, False):
+        for judgement in judgements:
+            claim, colour = judgement.claim, colours[judgement.verdict]
+            if claim.of_the_paper == of_the_paper:
+                values = (claims.show(claim.paper, claim.unit), claims.show(judgement.value, claim.unit))
+                table.add_row(escape(claim.claim), *values, str(judgement.runs), f"[{colour}]{judgement.verdict}[/]")
+        table.add_section()
     return table
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from chromium import CHROMIUM, FLAGS
+from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from jointvae.model import JointVAE
 from jointvae.results import Checkpoint, Provenance, Record
 
 torch.set_num_threads(1)  # the same arithmetic in the same order, whatever the machine
+settings.register_profile("jointvae", deadline=None)  # how long a case takes depends on what else the machine does
+settings.load_profile("jointvae")
 
 
 @pytest.fixture(scope="session")
