@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from jointvae.errors import JointVAEError
 
 if TYPE_CHECKING:  # torch takes seconds to import; --help need not wait for it
+    from jointvae.evaluation import Evaluation
+    from jointvae.model import JointVAE
     from jointvae.training import Config
 
 PROGRAM = "jointvae" if Path(sys.argv[0]).stem == "jointvae" else "python -m jointvae"
@@ -136,7 +138,7 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     )
     evaluate.add_argument("model", type=Path, help="a .safetensors file, or with --authors a model.pt or its folder")
     evaluate.add_argument("--dataset", required=True, help="mnist, fashion or digits")
-    evaluate.add_argument("--split", default="test", help="train or test (default)")
+    evaluate.add_argument("--split", help="train or test (default)")
     evaluate.add_argument("--authors", action="store_true", help="the file is a state dict of the paper's author")
     evaluate.add_argument("--record", metavar="NAME", help="with --authors: keep the result as results/reference/NAME")
 
@@ -363,28 +365,38 @@ def _evaluate(options: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
-    from jointvae import checkpoints, data
-    from jointvae.evaluation import evaluate
+    from jointvae import checkpoints
 
-    load = checkpoints.load_authors if options.authors else checkpoints.load_model
-    model = load(options.model)
-    if options.record:
+    if options.record is not None:
         _record_reference(options)
         return
-    dataset = data.load(options.dataset, options.split, model.image.size)
-    if dataset.images.shape[1] != model.image.channels:
-        raise JointVAEError(f"The model takes {model.image.channels} channels, '{options.dataset}' has 1.")
-    print(json.dumps(asdict(evaluate(model, dataset)), indent=1))
+    load = checkpoints.load_authors if options.authors else checkpoints.load_model
+    split = "test" if options.split is None else options.split
+    print(json.dumps(asdict(_scores(load(options.model), options.dataset, split)), indent=1))
+
+
+def _scores(model: "JointVAE", dataset: str, split: str) -> "Evaluation":
+    from jointvae import data
+    from jointvae.evaluation import evaluate
+
+    found = data.load(dataset, split, model.image.size)
+    if found.images.shape[1] != model.image.channels:
+        raise JointVAEError(f"The model takes {model.image.channels} channels, '{dataset}' has 1.")
+    return evaluate(model, found)
 
 
 def _record_reference(options: argparse.Namespace) -> None:
     from jointvae import checkpoints, data, results
-    from jointvae.evaluation import evaluate
-    from jointvae.files import sha256
+    from jointvae.files import check_name, sha256
 
+    if not options.authors:
+        raise JointVAEError("--record keeps what a model of the paper's author scores: add --authors, or leave it out.")
+    if options.split is not None:
+        raise JointVAEError("--record keeps the scores on both splits: leave out --split.")
+    check_name(options.record)
     model = checkpoints.load_authors(options.model)
     file = options.model / "model.pt" if options.model.is_dir() else options.model
-    train, test = (evaluate(model, data.load(options.dataset, split, model.image.size)) for split in data.SPLITS)
+    train, test = (_scores(model, options.dataset, split) for split in data.SPLITS)
     reference = results.Reference(
         name=options.record,
         source="trained model published by the paper's author with the paper's code",

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import torch
@@ -33,6 +34,7 @@ from jointvae.training import (
 
 PLAIN_STEPS = 3  # before a step is captured: libraries set themselves up in the first ones
 SHARE = 0.8  # of the free memory that seeds may fill
+CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container what it may have
 
 
 class _Losses(nn.Module):
@@ -171,11 +173,12 @@ class BatchedTrainer:
                         hook(trainer, trainer.progress(own.mean(0), steps, rate))
                 recent, since = [], now
         seconds = time.perf_counter() - started
-        for trainer, means in zip(self.trainers, (total / steps).tolist(), strict=True):
+        for trainer, means in zip(self.trainers, (total / steps).cpu(), strict=True):
+            self._look_at(trainer, means[None], failed)
             if trainer.config.seed not in failed:
                 trainer.epoch += 1
                 trainer.seconds += seconds / len(self.trainers)
-                trainer.append_means(means)
+                trainer.append_means(means.tolist())
         self.write_back()
         return failed
 
@@ -230,8 +233,20 @@ def bytes_per_seed(config: Config) -> int:
 
 def seeds_that_fit(config: Config, device: torch.device) -> int:
     """How many seeds of a config the free memory of a device takes at once; at least one."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return max(1, int(SHARE * free / bytes_per_seed(config)))
+    return max(1, int(SHARE * free_memory(device) / bytes_per_seed(config)))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on a device; on a CPU those of the machine, or of the container if it is allowed fewer."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    machine = psutil.virtual_memory().available  # of the host, even in a container
+    try:
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        kinds = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        return min(machine, limit - used + int(kinds["inactive_file"]))  # read files that the system drops first
+    except (OSError, ValueError, KeyError):  # no container, or one without a limit
+        return machine
 
 
 def chunks(trainers: Sequence[Trainer], size: int) -> list[list[Trainer]]:

@@ -25,7 +25,6 @@ RETRIES = 20  # how often a run may lose its machine
 SUBMITTED = 2_000  # runs that Ray holds at a time where --jobs says nothing; the others wait here
 REPORT_EVERY = 1.0  # seconds between two reports of one run
 
-Datasets = tuple[data.Dataset, data.Dataset]
 Outcome = results.Record | JointVAEError | OSError
 
 
@@ -41,14 +40,17 @@ def sweep(
     Finished runs are kept if another fails; the first failure is raised at the end.
 
     Raises:
-        JointVAEError: if Ray or the cluster is missing, `out` can't be used or is not shared, or a run failed.
+        JointVAEError: if Ray or the cluster is missing, `out` can't be used or is not shared, a config can't be
+            recorded, or a run failed.
     """
+    waiting = deque(configs)
+    for config in waiting:
+        runs.check_config(config)
     ray = _ray()
     storage, folder = _open(out)
     place = folder if isinstance(storage, LocalFileSystem) else out  # a relative path means another folder elsewhere
     if device == "auto":
         device = "cuda" if gpus else "cpu"  # a node may have a GPU that this run has no share of
-    waiting = deque(configs)
     order = [config.run_name for config in waiting]
     running: dict[Any, str] = {}
     done: dict[str, results.Record] = {}
@@ -179,7 +181,7 @@ class _Board:
         return news
 
 
-def _train(config: Config, datasets: Datasets, out: str, device: str, board: Any) -> Outcome:
+def _train(config: Config, datasets: runs.Datasets, out: str, device: str, board: Any) -> Outcome:
     """One run, in a process that Ray started somewhere."""
     torch.set_num_threads(THREADS)
     said = 0.0
@@ -200,7 +202,7 @@ def _train(config: Config, datasets: Datasets, out: str, device: str, board: Any
 
 
 def _run_by_url(
-    config: Config, storage: Any, folder: str, device: str, report: training.Hook, datasets: Datasets
+    config: Config, storage: Any, folder: str, device: str, report: training.Hook, datasets: runs.Datasets
 ) -> results.Record:
     """A run on this machine's disk; what stands at the URL is fetched before, what is new is sent during and after."""
     with tempfile.TemporaryDirectory(prefix="jointvae-") as scratch:
@@ -212,6 +214,8 @@ def _run_by_url(
 
         try:
             return runs.run(config, Path(scratch), device, tell, datasets=datasets)
+        except JointVAEError as error:  # whoever reads it finds the files at the URL
+            raise type(error)(str(error).replace(scratch, storage.unstrip_protocol(folder))) from None
         finally:
             send()
 

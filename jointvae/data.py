@@ -7,7 +7,6 @@ neither has them, torchvision downloads them into `data/`. Every file is checked
 import contextlib
 import gzip
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +17,9 @@ from torch import Tensor
 
 from jointvae.errors import JointVAEError
 from jointvae.files import sha256
+from jointvae.structure import HERE
 
-PROJECT = Path(__file__).parent.parent
-# Chapters and commands run in different folders and must find the same data; outside a checkout, where one stands.
-DATA = PROJECT / "data" if (PROJECT / "pyproject.toml").exists() else Path("data")
+DATA = HERE / "data"
 SPLITS = ("train", "test")
 DATASETS = ("mnist", "fashion", "digits")
 FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}
@@ -77,6 +75,7 @@ class Dataset:
     images: UInt8[Tensor, "n channels side side"]
     labels: Int[Tensor, " n"] | None
     checksums: dict[str, str]
+    n_classes: int | None = None  #: of all splits together, where the package does not know them
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,7 +85,7 @@ class Dataset:
         """The name of each label; of data that the package does not know, its number."""
         if self.labels is None:
             return ()
-        return CLASSES.get(self.name) or tuple(str(k) for k in range(int(self.labels.max()) + 1))
+        return CLASSES.get(self.name) or tuple(str(k) for k in range(self.n_classes or int(self.labels.max()) + 1))
 
     def to(self, device: torch.device) -> "Dataset":
         """The same data on another device."""
@@ -193,15 +192,22 @@ def _verified(raw: Path, name: str, file: str) -> Path:
 
 
 def _download(name: str) -> Path:
+    raw = DATA / FOLDERS[name] / "raw"
     DATA.mkdir(exist_ok=True)
     try:
         # Into a folder of its own, moved into place when complete: a broken download leaves nothing behind.
         with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as scratch:
-            shutil.move(_fetch(name, Path(scratch)), DATA / FOLDERS[name])
+            fetched = _fetch(name, Path(scratch))
+            raw.parent.mkdir(exist_ok=True)
+            try:
+                fetched.rename(raw)
+            except OSError:
+                if not raw.is_dir():  # else another process was faster
+                    raise
     finally:
         with contextlib.suppress(OSError):  # it holds something
             DATA.rmdir()
-    return DATA / FOLDERS[name] / "raw"
+    return raw
 
 
 def _fetch(name: str, scratch: Path) -> Path:
@@ -215,12 +221,12 @@ def _fetch(name: str, scratch: Path) -> Path:
             f"'{name}' is neither in JOINTVAE_DATA nor in {DATA}, and downloading it failed "
             f"({type(error).__name__}): set JOINTVAE_DATA to a folder that holds {FOLDERS[name]}/raw."
         ) from error
-    folder = scratch / FOLDERS[name]
-    for archive in (folder / "raw").glob("*.gz"):
+    raw = scratch / FOLDERS[name] / "raw"
+    for archive in raw.glob("*.gz"):
         if not archive.with_suffix("").exists():
             archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
         archive.unlink()
-    return folder
+    return raw
 
 
 def _embedded_digits(split: str) -> tuple[Tensor, Tensor, dict[str, str]]:

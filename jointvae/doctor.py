@@ -1,10 +1,10 @@
 """What the machine of a reader has and lacks, each with a sentence on how to mend it.
 
-No package is imported here before it is known to be there: the doctor must be able to examine a broken environment.
+No package of others is imported here before it is known to be there: the doctor must be able to examine a broken
+environment.
 """
 
 import importlib
-import os
 import platform
 import shutil
 import tempfile
@@ -14,14 +14,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from jointvae.structure import HERE, PROJECT
+
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
     from rich.table import Table
 
 State = Literal["good", "warning", "bad"]
 COLOURS: dict[State, str] = {"good": "green", "warning": "yellow", "bad": "bold red"}
-PROJECT = Path(__file__).parent.parent
-HERE = PROJECT if (PROJECT / "pyproject.toml").exists() else Path()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 INSTALL = "Run `make env`; with conda, `conda env update -f environment.yml`."
 GIB = 2**30
@@ -46,8 +46,8 @@ def examine() -> list[Finding]:
     asked_python, asked = requirements()
     findings = [python(asked_python), *packages(asked)]
     if all(finding.state != "bad" for finding in findings):
-        findings += [device(), *datasets()]
-    return [*findings, folder(HERE / "runs"), folder(HERE / "data"), memory(), *programs()]
+        findings += [device(), memory(), *datasets()]
+    return [*findings, folder(HERE / "runs"), folder(HERE / "data"), *programs()]
 
 
 def table(findings: list[Finding]) -> "Table":
@@ -147,17 +147,28 @@ def device() -> Finding:
     """What training runs on."""
     import torch
 
-    from jointvae import results, runs
+    from jointvae import batched, results, runs
 
     chosen = runs.choose_device()
     name = f"{results.device_name(chosen)}, {torch.get_num_threads()} threads"
     if chosen.type == "cuda":
-        free = torch.cuda.mem_get_info(chosen)[0] / GIB
+        free = batched.free_memory(chosen) / GIB
         return _enough("device", free, MEMORY, f"{name}, {free:.1f} GiB free", "End what else uses the GPU.")
     if shutil.which("nvidia-smi"):
         mend = 'Install a build of PyTorch for its driver: `make env TORCH="torch torchvision"`, or go on with the CPU.'
         return Finding("device", "warning", f"{name}; torch can't use the GPU of this machine", mend)
     return Finding("device", "good", name)
+
+
+def memory() -> Finding:
+    """The memory that a training on the CPU could have now."""
+    import torch
+
+    from jointvae import batched
+
+    available = batched.free_memory(torch.device("cpu")) / GIB
+    mend = "End other programs, or train with `--jobs 1`: a run of MNIST takes about 1 GiB."
+    return _enough("memory", available, MEMORY, f"{available:.1f} GiB available", mend)
 
 
 def datasets() -> list[Finding]:
@@ -207,32 +218,6 @@ def folder(path: Path) -> Finding:
     free = shutil.disk_usage(place).free / GIB
     mend = "Free some disk: `make clean` removes what was built, and old films and states in runs/ can go."
     return _enough(what, free, DISK, f"can be written to, {free:.1f} GiB free", mend)
-
-
-def memory() -> Finding:
-    """The memory that a training could have now."""
-    available = available_memory()
-    if available is None:
-        return Finding("memory", "good", "this system doesn't say how much")
-    mend = "End other programs, or train with `--jobs 1`: a run of MNIST takes about 1 GiB."
-    return _enough("memory", available, MEMORY, f"{available:.1f} GiB available", mend)
-
-
-def available_memory() -> float | None:
-    """GiB that can be had, of the machine or of the container; None where the system doesn't tell."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        amounts = [int(lines["MemAvailable"].split()[0]) / 2**20]
-        limit = Path("/sys/fs/cgroup/memory.max")
-        if limit.exists() and (text := limit.read_text().strip()).isdigit():
-            amounts.append(int(text) / GIB)
-        return min(amounts)
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _enough(what: str, amount: float, limits: tuple[float, float], found: str, mend: str) -> Finding:

@@ -10,7 +10,6 @@ few large weights there would cost the others their digits.)
 import base64
 import io
 import json
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import nn
 from jointvae import checkpoints, data, results
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import ACTIVE, one_to_one
-from jointvae.files import sha256, write_atomic
+from jointvae.files import check_name, sha256, write_atomic
 from jointvae.model import FEATURES, JointVAE
 from jointvae.names import name_units
 from jointvae.onnx_graph import onnx_bytes
@@ -37,7 +36,6 @@ STEPS = 32767  # the largest 16-bit step count
 SMALL = 10_000  # weights; a layer up to this size keeps its float32
 TITLES = {"mnist": "MNIST", "fashion": "FashionMNIST", "digits": "the small digits"}
 PER_CLASS = 5  # test images that go with the model
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 PREFIX = "(window.jointvaeModels=window.jointvaeModels||{})"
 
 
@@ -56,8 +54,7 @@ def export(path: Path, out: Path, name: str | None = None, record: Path | None =
             computed before the first file is written.
     """
     name = path.stem if name is None else name
-    if not NAME.fullmatch(name):
-        raise JointVAEError(f"The name must be letters, digits, - and _, not '{name}'.")
+    check_name(name)
     if out.exists() and not out.is_dir():
         raise JointVAEError(f"{out} is a file: name a folder with --out.")
     model = checkpoints.load_model(path)

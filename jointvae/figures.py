@@ -95,10 +95,13 @@ def label_rows(ax: Axes, labels: Sequence[str], side: int) -> None:
 
 
 def traversal_figure(model: JointVAE, kl_z: Sequence[float], category: int = 0, columns: int = 10) -> Figure:
-    """A row per unit of z, the most used first, from its 5 % to its 95 % quantile under the prior."""
+    """A row per unit of z, the most used first, from its 5 % to its 95 % quantile under the prior.
+
+    The first discrete unit, if the model has any, stays in `category`, the others in their first one.
+    """
     order = np.argsort(kl_z)[::-1]
     values = prior_quantiles(columns)
-    categories = [category] + [0] * (len(model.spec.c) - 1)
+    categories = [category] + [0] * (len(model.spec.c) - 1) if model.spec.c else []
     rows = torch.cat([traverse_z(model, int(unit), values, categories) for unit in order])
     fig, ax = plt.subplots(figsize=(7, 0.62 * len(order) + 0.6))
     show_grid(ax, rows, columns)
@@ -145,7 +148,7 @@ def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Seq
     for ax, (title, evaluation) in zip(axes.flat, evaluations, strict=False):
         matrix = np.array(evaluation.confusion, dtype=float)
         order = matched_order(evaluation)
-        shares = 100 * matrix[:, order] / matrix.sum(axis=1, keepdims=True)
+        shares = 100 * matrix[:, order] / np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # a split may lack a class
         sns.heatmap(
             shares, ax=ax, cmap="viridis", vmin=0, vmax=100, annot=len(evaluations) < 3, fmt=".0f", cbar=False,
             annot_kws={"fontsize": 7}, xticklabels=[k + 1 for k in order], yticklabels=list(classes), square=True,

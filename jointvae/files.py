@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,16 @@ def read_yaml(path: Path) -> Any:
         raise
     except Exception:  # beside its own errors, PyYAML lets through whatever a wrong date provokes
         raise JointVAEError(f"{path} is not readable YAML.") from None
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that not every system takes as that of a file, or that leads to another folder.
+
+    Raises:
+        JointVAEError: if it holds anything but letters, digits, - and _.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise JointVAEError(f"The name must be letters, digits, - and _, not {name!r}.")
 
 
 def sha256(path: Path) -> str:

@@ -20,7 +20,7 @@ from jointvae import results
 from jointvae.errors import JointVAEError
 from jointvae.files import sha256, write_atomic
 from jointvae.results import RESULTS, Record
-from jointvae.traversals import SHEET_COLUMNS
+from jointvae.traversals import SHEET_COLUMNS, frame_path
 
 FILMS = RESULTS / "films"
 Z_ROWS = 4
@@ -115,7 +115,7 @@ def read_frames(record: Record, folder: Path, epochs: Sequence[int], units: Sequ
     """
     if not folder.is_dir():
         raise JointVAEError(f"There is no folder {folder}: only a run that was trained with --film can become a film.")
-    paths = [folder / f"{epoch:04}.png" for epoch in epochs]
+    paths = [frame_path(folder, epoch) for epoch in epochs]
     if missing := [path.name for path in paths if not path.exists()]:
         raise JointVAEError(
             f"{folder} lacks {len(missing)} of {len(paths)} frames, the first of them {missing[0]}: "

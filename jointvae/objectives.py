@@ -7,7 +7,7 @@ so nothing about a schedule needs saving.
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from jaxtyping import Float
 from pydantic_core import core_schema
@@ -18,6 +18,7 @@ from jointvae.augmentation import Affine
 from jointvae.errors import JointVAEError
 
 Terms = dict[str, Float[Tensor, ""]]
+NESTED = 3  # levels of settings within a setting of the reader's own; a file could have any number
 Step = int | Float[Tensor, ""]  # a tensor where many seeds are trained at once: then the device does the counting
 
 
@@ -74,15 +75,22 @@ class Capacity:
         return value if self.ceiling is None else minimum(value, self.ceiling)
 
 
-@dataclass(frozen=True)
-class ELBO:
-    """-ELBO = reconstruction + KL_z + KL_c (Kingma and Welling 2014, equation 3, with joint latents)."""
+class _Objective:
+    """What the training and the curves ask of every objective beside its terms: the paper's answers."""
 
-    name: Literal["elbo"] = "elbo"
+    holds_information: ClassVar[bool] = False  # is called with I(x; c_i) of the batch in place of KL_c
+    transformation: Affine | None = None  # of the images that c is read from
 
     def capacities(self, step: int) -> dict[str, float]:
         """None of its terms has a capacity."""
         return {}
+
+
+@dataclass(frozen=True)
+class ELBO(_Objective):
+    """-ELBO = reconstruction + KL_z + KL_c (Kingma and Welling 2014, equation 3, with joint latents)."""
+
+    name: Literal["elbo"] = "elbo"
 
     def __call__(
         self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: Step
@@ -92,7 +100,7 @@ class ELBO:
 
 
 @dataclass(frozen=True)
-class BetaVAE:
+class BetaVAE(_Objective):
     """reconstruction + beta (KL_z + KL_c) (Higgins et al. 2017, equation 4, with joint latents).
 
     Raises:
@@ -105,10 +113,6 @@ class BetaVAE:
     def __post_init__(self) -> None:
         _require(0 <= self.beta < math.inf, f"beta must be a number from zero, not {self.beta}.")
 
-    def capacities(self, step: int) -> dict[str, float]:
-        """None of its terms has a capacity."""
-        return {}
-
     def __call__(
         self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: Step
     ) -> Terms:
@@ -117,7 +121,7 @@ class BetaVAE:
 
 
 @dataclass(frozen=True)
-class AnnealedCapacity:
+class AnnealedCapacity(_Objective):
     """reconstruction + gamma |KL_z + KL_c - C|: one capacity for both (Burgess et al. 2018, equation 8).
 
     Raises:
@@ -144,7 +148,7 @@ class AnnealedCapacity:
 
 
 @dataclass(frozen=True)
-class SplitCapacity:
+class SplitCapacity(_Objective):
     """reconstruction + gamma |KL_z - C_z| + gamma |KL_c - C_c|: JointVAE (Dupont 2018, equation 7).
 
     Each absolute value is taken of the batch mean, as in the authors' code, not of every image.
@@ -195,6 +199,7 @@ class SplitInformation(SplitCapacity):
         JointVAEError: if gamma is below zero.
     """
 
+    holds_information = True
     name: Literal["split_information"] = "split_information"  # type: ignore[assignment]
 
 
@@ -214,18 +219,19 @@ class AugmentedInformation(SplitInformation):
 
 
 @dataclass(frozen=True)
-class Own:
-    """The base of an objective of your own: a frozen dataclass whose fields are its settings, numbers or words.
+class Own(_Objective):
+    """The base of an objective of your own: a frozen dataclass whose fields are its settings.
+
+    Settings are numbers, words, or frozen dataclasses of such, as a `Capacity` is.
 
     A subclass gives `name` a default and defines `__call__` as the objectives above do; with capacities that it wants
-    to see in the curves, `capacities` too. A record keeps the name and the settings. The code stays with its author.
+    to see in the curves, `capacities` too. With `holds_information = True` in its body it is called with I(x; c_i) in
+    place of KL_c; with a setting `transformation`, an `Affine`, c is read from transformed images. Where many seeds are
+    trained at once, `step` is a tensor, whose value a GPU does not let one look at: `Capacity` and `minimum` don't. A
+    record keeps the name and the settings. The code stays with its author.
     """
 
     name: str
-
-    def capacities(self, step: int) -> dict[str, float]:
-        """None, unless a subclass has some."""
-        return {}
 
     def __call__(
         self, reconstruction: Float[Tensor, ""], kl_z: Float[Tensor, " D"], kl_c: Float[Tensor, " units"], step: Step
@@ -237,31 +243,42 @@ class Own:
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
         """How a record reads and writes such an objective."""
         write = core_schema.plain_serializer_function_ser_schema(_settings)
-        return core_schema.no_info_plain_validator_function(_remember, serialization=write)
+        return core_schema.no_info_plain_validator_function(remember, serialization=write)
 
 
 @dataclass(frozen=True)
 class Remembered(Own):
     """What a record knows of an objective that its reader wrote."""
 
-    settings: dict[str, float | int | str | bool | None] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def _settings(objective: Own) -> dict[str, Any]:
     return {"name": objective.name, **objective.settings} if isinstance(objective, Remembered) else asdict(objective)
 
 
-def _remember(given: Any) -> Own:
+def remember(given: Any) -> Own:
+    """What a record gives back of an objective that its reader wrote.
+
+    Raises:
+        ValueError: if the name is missing or one of the package's, or a setting is of another kind.
+    """
     if isinstance(given, Own):
         return given
-    kinds = (ELBO, BetaVAE, AnnealedCapacity, SplitCapacity, SplitInformation, AugmentedInformation)
-    known = {kind.__dataclass_fields__["name"].default for kind in kinds}
+    known = {kind.__dataclass_fields__["name"].default for kind in get_args(Objective) if kind is not Own}
     if not isinstance(given, dict) or not isinstance(given.get("name"), str) or given["name"] in known:
-        raise ValueError("an objective needs a name of its own")
+        raise ValueError(f"an objective needs a name of its own, none of {', '.join(sorted(known))}")
     settings = {name: value for name, value in given.items() if name != "name"}
-    if not all(isinstance(value, float | int | str | None) for value in settings.values()):
-        raise ValueError("settings of an objective are numbers or words")
+    for name, value in settings.items():
+        if not _is_setting(value):
+            raise ValueError(f"the setting '{name}' of an objective is made of more than numbers and words")
     return Remembered(given["name"], settings)
+
+
+def _is_setting(value: Any, levels: int = NESTED) -> bool:
+    if isinstance(value, dict):
+        return levels > 0 and all(_is_setting(inner, levels - 1) for inner in value.values())
+    return isinstance(value, float | int | str | None)
 
 
 Objective = ELBO | BetaVAE | AnnealedCapacity | SplitCapacity | SplitInformation | AugmentedInformation | Own

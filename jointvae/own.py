@@ -1,11 +1,12 @@
 """Your own images as data sets: from a folder of pictures, a .npy file or an array in memory."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from jointvae.data import DATASETS, Dataset, resize
@@ -17,7 +18,11 @@ EVERY = 5  # one image in so many is kept for the test
 
 
 def datasets(
-    name: str, source: Path | np.ndarray, channels: int = 1, image_size: int = 32, labels: np.ndarray | None = None
+    name: str,
+    source: Path | np.ndarray,
+    channels: int = 1,
+    image_size: int = 32,
+    labels: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[Dataset, Dataset]:
     """Your own images as a training and a test set: every fifth one, in a fixed random order, is for the test.
 
@@ -37,20 +42,30 @@ def datasets(
         raise JointVAEError(f"Images have 1 channel or 3, not {channels}.")
     images = _from_array(source, channels) if isinstance(source, np.ndarray) else _from_path(Path(source), channels)
     images = resize(images, image_size)
-    if labels is not None and (len(labels) != len(images) or labels.dtype.kind not in "iu" or labels.min() < 0):
-        raise JointVAEError(
-            f"There must be one whole number from 0 for each of the {len(images)} images, no other labels."
-        )
     if len(images) < 2 * EVERY:
         raise JointVAEError(f"{len(images)} images are too few: give at least {2 * EVERY}.")
+    known = None if labels is None else _labels(np.asarray(labels), len(images))
+    n_classes = None if known is None else int(known.max()) + 1  # a split may lack the last of them
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    known = None if labels is None else torch.from_numpy(labels.astype("int64"))
     parts = {"train": order[len(order) // EVERY :], "test": order[: len(order) // EVERY]}
     train, test = (
-        Dataset(name, split, images[part], None if known is None else known[part], {"images": _digest(images[part])})
+        Dataset(
+            name,
+            split,
+            images[part],
+            None if known is None else known[part],
+            {"images": _digest(images[part])},
+            n_classes,
+        )
         for split, part in parts.items()
     )
     return train, test
+
+
+def _labels(labels: np.ndarray, n: int) -> Int[Tensor, " n"]:
+    if labels.shape != (n,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise JointVAEError(f"There must be one whole number from 0 for each of the {n} images, no other labels.")
+    return torch.from_numpy(labels.astype("int64"))
 
 
 def _digest(images: UInt8[Tensor, "n channels side side"]) -> str:

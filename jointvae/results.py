@@ -24,6 +24,7 @@ import jointvae
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import Evaluation
 from jointvae.files import write_atomic
+from jointvae.structure import HERE, PROJECT
 from jointvae.training import CURVES, Config
 
 SCHEMA = 2
@@ -38,7 +39,7 @@ def _with_precision(content: dict[str, Any]) -> dict[str, Any]:
 
 # What turns the decoded JSON of a schema into that of the next one, by the schema that it starts from.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_precision}
-RESULTS = Path(__file__).parent.parent / "results"
+RESULTS = HERE / "results"
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,15 @@ class Reference:
 
 @cache
 def git_state() -> tuple[str | None, bool | None]:
-    """The commit of the code, and whether tracked files differ from it; None outside a repository."""
+    """The commit of the code, and whether tracked files differ from it; None outside a checkout of the project."""
 
     def git(*arguments: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     try:
+        if not PROJECT.samefile(git("rev-parse", "--show-toplevel")):  # installed inside a repository of something else
+            return None, None
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
         return None, None
@@ -163,8 +166,10 @@ def device_name(device: Device) -> str:
 
 def write(path: Path, record: Record | Reference) -> None:
     """Write a record atomically, after checking that it reads back as itself."""
-    content = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
-    parse(json.loads(content), type(record), path)
+    kind: type = type(record)
+    fields = _adapter(kind).dump_python(record)  # unlike `asdict`, it knows how an objective that was read is written
+    content = json.dumps(fields, indent=1, allow_nan=False) + "\n"
+    parse(json.loads(content), kind, path)
     write_atomic(path, content.encode())
 
 

@@ -7,16 +7,19 @@
 
 import contextlib
 import glob
+import json
 import multiprocessing
+import pickle
 import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 
@@ -24,11 +27,13 @@ from jointvae import batched, checkpoints, data, files, results, training
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import Evaluation, evaluate
 from jointvae.files import BusyError, sha256
+from jointvae.objectives import Objective, Own, Remembered, remember
 from jointvae.training import Config, Hook, Trainer
-from jointvae.traversals import film_frame
+from jointvae.traversals import film_frame, frame_path
 
 RUNS = Path("runs")
 MOST_SEEDS = 100_000  # of one sweep
+Datasets = tuple[data.Dataset, data.Dataset]  # a training and a test set
 Say = Callable[[str, training.Progress | str], None]  # (run's name, its progress or its last word)
 News = training.Progress | results.Record | JointVAEError | OSError  # what a run of a sweep reports
 
@@ -47,13 +52,36 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def check_config(config: Config) -> None:
+    """Refuse a config that its record would not give back; everything that trains asks this first.
+
+    Raises:
+        JointVAEError: with what can't be recorded, or if the objective is only the name of one.
+    """
+    if isinstance(config.objective, Remembered):
+        raise JointVAEError(
+            f"The package has no objective '{config.objective.name}': correct the name, or give its code."
+        )
+    kind = type(config.objective)
+    own = isinstance(config.objective, Own)
+    if not own and kind not in get_args(Objective):
+        raise JointVAEError(f"The config can't be recorded: derive your objective {kind.__name__} from objectives.Own.")
+    try:
+        content = json.loads(json.dumps(asdict(config), allow_nan=False))
+        read = remember if own else partial(results.validate, kind=kind)
+        read(content["objective"])  # in a config, the complaint would be that it is not the first kind of objective
+        results.validate(content, Config)
+    except (TypeError, ValueError) as error:
+        raise JointVAEError(f"The config can't be recorded: {error}.") from None
+
+
 def run(
     config: Config,
     folder: Path = RUNS,
     device: str = "auto",
     hook: Hook | None = None,
     film: bool = False,
-    datasets: tuple[data.Dataset, data.Dataset] | None = None,
+    datasets: Datasets | None = None,
     wait: bool = True,
 ) -> results.Record:
     """Train, evaluate and record one config, unless its record is there already.
@@ -61,24 +89,25 @@ def run(
     With `film`, a picture of what every latent does is kept before the training and after each epoch, in the folder
     `NAME.film`. `datasets` are a training and a test set of your own, in place of the named one (see `own.datasets`).
     A run that another process is at is waited for, unless `wait` is off. A loss that is not finite is recorded as a
-    failed run, then raised.
+    failed run, then raised; so it is when that record is found.
 
     Raises:
         BusyError: if another process is at this run, and we are not to wait.
-        JointVAEError: if the images don't fit, a file is damaged or can't be written, or the loss is not finite.
+        JointVAEError: if the config can't be recorded, the images don't fit or are not those that the run was begun
+            with, a film was begun too late, a file is damaged or can't be written, or the loss is not finite.
     """
+    _check(config, datasets)
     path = _path(config, folder, "json")
     if not path.exists():
         where = choose_device(device)
         train_data, test_data = datasets or _load(config)
-        _check_images(config, train_data)
         with _alone(config, folder, wait):
             if not path.exists():  # the process that we waited for may have made it
-                _train(_start_or_resume(config, folder, where), folder, train_data, test_data, hook, film)
-    record: results.Record = results.read(path)
-    if datasets and record.data != datasets[0].checksums:
-        raise JointVAEError(f"{path} is of other images: give yours another name, or delete the file.")
-    _tidy(config, folder)
+                trainer = _start_or_resume(config, folder, where, train_data)
+                _train(trainer, folder, train_data, test_data, hook, film)
+    record = _unless_failed(_recorded(config, folder, datasets), folder)
+    if film:
+        _check_film(config, folder, config.epochs, path)
     return record
 
 
@@ -92,13 +121,16 @@ def _alone(config: Config, folder: Path, wait: bool) -> contextlib.AbstractConte
     return files.alone(_path(config, folder, "lock"), wait, refusal)
 
 
-def _start_or_resume(config: Config, folder: Path, device: torch.device) -> Trainer:
+def _start_or_resume(config: Config, folder: Path, device: torch.device, train_data: data.Dataset) -> Trainer:
     """A trainer at the epoch that the run has reached in this folder."""
     files.remove_parts(folder, f"{glob.escape(config.run_name)}.*")
     files.remove_parts(_path(config, folder, "film"))
     trainer, state = Trainer(config, device), _path(config, folder, "training")
     if state.exists():
         trainer.resume(state)
+        if trainer.data is not None:
+            _check_same_images(state, trainer.data, train_data)
+    trainer.data = train_data.checksums
     trainer.sessions.append(asdict(results.Provenance.now(device)))
     return trainer
 
@@ -111,50 +143,102 @@ def _train(
     hook: Hook | None,
     film: bool,
 ) -> None:
+    """Train to the last epoch, then record what came of it."""
     config = trainer.config
+    state = _path(config, folder, "training")
 
     def picture(trainer: Trainer) -> None:
         film_frame(trainer.model, _path(config, folder, "film"), trainer.epoch)
 
+    if film and trainer.epoch:
+        _check_film(config, folder, trainer.epoch, state)
+    elif film:
+        picture(trainer)
     try:
-        if film and trainer.epoch == 0:
-            picture(trainer)
-        training.train(trainer, train_data, _path(config, folder, "training"), hook, picture if film else None)
+        training.train(trainer, train_data, state, hook, picture if film else None)
+        _finish(trainer, folder, train_data, test_data)
     except training.NonFiniteLossError as error:
-        results.write(_path(config, folder, "json"), _record(trainer, train_data, error=str(error)))
-        raise
-    _finish(trainer, folder, train_data, test_data)
+        _fail(trainer, folder, train_data, error)
+
+
+def _check_film(config: Config, folder: Path, epochs: int, path: Path) -> None:
+    """Refuse a film that lacks a picture of the epochs so far; `path` is what there is of the run."""
+    film = _path(config, folder, "film")
+    if not all(frame_path(film, epoch).exists() for epoch in range(epochs + 1)):
+        raise JointVAEError(f"{path} is of a run without a whole film: delete it to train the run anew with one.")
 
 
 def _finish(trainer: Trainer, folder: Path, train_data: data.Dataset, test_data: data.Dataset) -> None:
-    """Keep the weights of a trained run, evaluate it and record it."""
+    """Evaluate a trained run, keep its weights and record it.
+
+    Raises:
+        NonFiniteLossError: if the last step broke it, which no later step could notice; then nothing is kept.
+    """
     config = trainer.config
     weights = _path(config, folder, "safetensors")
-    checkpoints.save_model(weights, trainer.model)
     evaluations = evaluate(trainer.model, train_data), evaluate(trainer.model, test_data)
+    for found in evaluations:
+        trainer.stop_if_not_finite(torch.tensor([[found.reconstruction, *found.kl_z, *found.kl_c]]))
+    checkpoints.save_model(weights, trainer.model)
     kept = results.Checkpoint(weights.name, sha256(weights))
     results.write(_path(config, folder, "json"), _record(trainer, train_data, evaluations, kept))
 
 
-def _tidy(config: Config, folder: Path) -> None:
-    """Remove what only an unfinished run needs. Its record must stand: who waits for the lock looks for that first."""
-    for kind in ("training", "lock"):
+def _fail(trainer: Trainer, folder: Path, train_data: data.Dataset, error: training.NonFiniteLossError) -> None:
+    """Record that a run has failed."""
+    results.write(_path(trainer.config, folder, "json"), _record(trainer, train_data, error=str(error)))
+
+
+def _recorded(config: Config, folder: Path, datasets: Datasets | None) -> results.Record:
+    """The record that stands of a run. What only an unfinished run needs is removed."""
+    path = _path(config, folder, "json")
+    record: results.Record = results.read(path)
+    if datasets:
+        _check_same_images(path, record.data, datasets[0])
+    for kind in ("training", "lock"):  # the record stands, and who waits for the lock looks for that first
         with contextlib.suppress(OSError):  # mostly it is absent; and to read a record is no reason to write
             _path(config, folder, kind).unlink()
+    return record
 
 
-def _load(config: Config) -> tuple[data.Dataset, data.Dataset]:
+def _unless_failed(record: results.Record, folder: Path) -> results.Record:
+    """The same record, of a run that did not fail."""
+    if record.status == "failed":
+        path = folder / f"{record.name}.json"
+        raise training.NonFiniteLossError(f"{record.error} It is recorded in {path}: delete that to try again.")
+    return record
+
+
+def _load(config: Config) -> Datasets:
     train, test = (data.load(config.dataset, split, config.image.size) for split in data.SPLITS)
+    _check_images(config, (train, test))
     return train, test
 
 
-def _check_images(config: Config, dataset: data.Dataset) -> None:
-    channels, side = dataset.images.shape[1:3]
-    if (channels, side) != tuple(config.image):
-        raise JointVAEError(
-            f"The config asks for images of {config.image.channels} x {config.image.size} x {config.image.size}, "
-            f"'{dataset.name}' has {channels} x {side} x {side}: change `image` in the config, or the data."
-        )
+def _check(config: Config, datasets: Datasets | None) -> None:
+    check_config(config)
+    if datasets:
+        _check_images(config, datasets)
+
+
+def _check_images(config: Config, datasets: Datasets) -> None:
+    for dataset in datasets:
+        channels, side = dataset.images.shape[1:3]
+        if (channels, side) != tuple(config.image):
+            raise JointVAEError(
+                f"The config asks for images of {config.image.channels} x {config.image.size} x {config.image.size}, "
+                f"'{dataset.name}' has {channels} x {side} x {side}: change `image` in the config, or the data."
+            )
+        if dataset.name != config.dataset:
+            raise JointVAEError(
+                f"The config is for the data set '{config.dataset}', these images are '{dataset.name}': "
+                "change `dataset` in the config, or the name of the images."
+            )
+
+
+def _check_same_images(path: Path, checksums: dict[str, str], given: data.Dataset) -> None:
+    if checksums != given.checksums:
+        raise JointVAEError(f"{path} is of other images: give yours another name, or delete the file.")
 
 
 def _record(
@@ -207,14 +291,24 @@ def load(record: results.Record, folder: Path) -> Any:
     return model
 
 
-def sweep(configs: Iterable[Config], folder: Path, device: str, jobs: int, say: Say) -> list[results.Record]:
+def sweep(
+    configs: Iterable[Config], folder: Path, device: str, jobs: int, say: Say, datasets: Datasets | None = None
+) -> list[results.Record]:
     """Run many configs, `jobs` at a time, each in a process of its own with its share of the cores.
 
-    Finished runs are kept if another fails; the first failure is raised at the end. On an interruption the processes
-    are ended; each run's state stands as of its last epoch, and the same call goes on from there. Several sweeps can
-    share a folder: each takes the runs that no other is at, and waits for the others at the end.
+    `datasets` are as in `run`. Finished runs are kept if another fails; the first failure is raised at the end. On an
+    interruption the processes are ended; each run's state stands as of its last epoch, and the same call goes on from
+    there. Several sweeps can share a folder: each takes the runs that no other is at, and waits for the others at the
+    end.
+
+    Raises:
+        JointVAEError: if a config can't be recorded or the images don't fit it, before any is trained; or if a run
+            failed (see `run`).
     """
     configs = list(configs)
+    for config in configs:
+        _check(config, datasets)
+    images = pickle.dumps(datasets)  # torch would send them through shared memory, of which containers have little
     waiting = deque((config, False) for config in configs)  # and whether to wait if another process is at it
     running: dict[Connection, tuple[Config, BaseProcess]] = {}
     done: dict[str, results.Record] = {}
@@ -223,7 +317,8 @@ def sweep(configs: Iterable[Config], folder: Path, device: str, jobs: int, say: 
         while waiting or running:
             while waiting and len(running) < jobs:
                 config, patient = waiting.popleft()
-                here, process = _start(config, folder, device, max(1, torch.get_num_threads() // jobs), patient)
+                threads = max(1, torch.get_num_threads() // jobs)
+                here, process = _start(config, folder, device, threads, images, patient)
                 running[here] = (config, process)
             for pipe in cast(list[Connection], wait(running)):
                 config, process = running[pipe]
@@ -252,11 +347,13 @@ def sweep(configs: Iterable[Config], folder: Path, device: str, jobs: int, say: 
     return [done[config.run_name] for config in configs]
 
 
-def _start(config: Config, folder: Path, device: str, threads: int, patient: bool) -> tuple[Connection, BaseProcess]:
+def _start(
+    config: Config, folder: Path, device: str, threads: int, images: bytes, patient: bool
+) -> tuple[Connection, BaseProcess]:
     """A process that trains one config, and the pipe that it reports to."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(config, folder, device, threads, patient, there), daemon=True)
+    process = context.Process(target=_work, args=(config, folder, device, threads, images, patient, there), daemon=True)
     # A terminal sends Ctrl-C to all processes in it, and only this one is to act: the others inherit to ignore it.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -267,11 +364,13 @@ def _start(config: Config, folder: Path, device: str, threads: int, patient: boo
     return here, process
 
 
-def _work(config: Config, folder: Path, device: str, threads: int, patient: bool, pipe: Connection) -> None:
+def _work(
+    config: Config, folder: Path, device: str, threads: int, images: bytes, patient: bool, pipe: Connection
+) -> None:
     torch.set_num_threads(threads)
     with contextlib.suppress(BrokenPipeError):  # nobody listens any more: stop, as the state of the last epoch stands
         try:
-            pipe.send(run(config, folder, device, pipe.send, wait=patient))
+            pipe.send(run(config, folder, device, pipe.send, datasets=pickle.loads(images), wait=patient))
         except BrokenPipeError:
             raise
         except (JointVAEError, OSError) as error:
@@ -290,40 +389,47 @@ def _news(pipe: Connection, name: str, process: BaseProcess) -> News:
     return news
 
 
-def sweep_together(configs: Iterable[Config], folder: Path, device: str, say: Say) -> list[results.Record]:
+def sweep_together(
+    configs: Iterable[Config], folder: Path, device: str, say: Say, datasets: Datasets | None = None
+) -> list[results.Record]:
     """Run many configs in this process; those that differ in the seed alone are trained as one batched model.
 
-    Leaves the files that `sweep` leaves, and goes on with what either of them left. Where the memory takes fewer
-    seeds, they are trained in turns, and a line says so. Runs that another process is at come last, if that one did
-    not finish them. Finished runs are kept if another fails; the first failure is raised at the end.
+    Leaves the files that `sweep` leaves, and goes on with what either of them left; `datasets` are as in `run`. Where
+    the memory takes fewer seeds, they are trained in turns, and a line says so. Runs that another process is at come
+    last, if that one did not finish them. Finished runs are kept if another fails; the first failure is raised at the
+    end.
+
+    Raises:
+        JointVAEError: if a config can't be recorded or the images don't fit it, before any is trained; or if a run
+            failed (see `run`).
     """
     configs = list(configs)
     new: dict[str, list[Config]] = {}
     for config in configs:
+        _check(config, datasets)
         if not _path(config, folder, "json").exists():
             new.setdefault(replace(config, seed=0).run_name, []).append(config)
-    failures = [error for seeds in new.values() for error in _sweep_seeds(seeds, folder, device, say)]
-    if failures:
-        raise failures[0]
-    found = [results.read(_path(config, folder, "json")) for config in configs]
-    for config in configs:
-        _tidy(config, folder)
-    return found
+    for alike in new.values():
+        _sweep_seeds(alike, folder, device, say, datasets)
+    found = [_recorded(config, folder, datasets) for config in configs]
+    return [_unless_failed(record, folder) for record in found]
 
 
-def _sweep_seeds(configs: list[Config], folder: Path, device: str, say: Say) -> list[JointVAEError]:
-    """Train what no other process is at, then what others were at and did not finish; returns what failed."""
+def _sweep_seeds(configs: list[Config], folder: Path, device: str, say: Say, datasets: Datasets | None) -> None:
+    """Train what no other process is at, then what others were at and did not finish.
+
+    Locks are taken in the order of the seeds, whatever that of the configs: two sweeps that each hold what the other
+    one waits for would wait for ever.
+    """
     where = choose_device(device)
-    train_data, test_data = (split.to(where) for split in _load(configs[0]))
-    _check_images(configs[0], train_data)
+    train_data, test_data = (split.to(where) for split in datasets or _load(configs[0]))
     training.keep_freed_memory()
     _allow_open_files(len(configs))
-    failures: list[JointVAEError] = []
+    in_order = sorted(configs, key=lambda config: config.seed)
     for patient in (False, True):
         with contextlib.ExitStack() as locks:
-            mine = [config for config in configs if _claim(config, folder, patient, locks)]
-            failures += _train_together(mine, folder, where, train_data, test_data, say)
-    return failures
+            mine = [config for config in in_order if _claim(config, folder, patient, locks)]
+            _train_together(mine, folder, where, train_data, test_data, say)
 
 
 def _allow_open_files(more: int) -> None:
@@ -335,9 +441,12 @@ def _allow_open_files(more: int) -> None:
 
 def _claim(config: Config, folder: Path, wait: bool, locks: contextlib.ExitStack) -> bool:
     """Whether a run has no record and no other process is at it; then it is ours until `locks` are released."""
+    record = _path(config, folder, "json")
+    if record.exists():
+        return False
     with contextlib.suppress(BusyError):
         locks.enter_context(_alone(config, folder, wait))
-        return not _path(config, folder, "json").exists()
+        return not record.exists()  # the process that we waited for may have made it
     return False
 
 
@@ -348,44 +457,46 @@ def _train_together(
     train_data: data.Dataset,
     test_data: data.Dataset,
     say: Say,
-) -> list[JointVAEError]:
-    failures: list[JointVAEError] = []
+) -> None:
     if configs:
         fit = batched.seeds_that_fit(configs[0], device)
         if fit < len(configs):
             say(configs[0].recipe, f"{len(configs)} seeds need more memory than is free; training {fit} at a time")
-        for group in batched.chunks([_start_or_resume(config, folder, device) for config in configs], fit):
-            failures += _train_group(group, folder, train_data, test_data, say)
-    return failures
+        trainers = [_start_or_resume(config, folder, device, train_data) for config in configs]
+        for group in batched.chunks(trainers, fit):
+            _train_group(group, folder, train_data, test_data, say)
 
 
 def _train_group(
     group: list[Trainer], folder: Path, train_data: data.Dataset, test_data: data.Dataset, say: Say
-) -> list[JointVAEError]:
+) -> None:
     """Train together to the last epoch, saving every run's state after each; a run that breaks leaves the group."""
-    failures: list[JointVAEError] = []
 
     def hook(trainer: Trainer, news: training.Progress) -> None:
         say(trainer.config.run_name, news)
+
+    def fail(trainer: Trainer, error: training.NonFiniteLossError) -> None:
+        _fail(trainer, folder, train_data, error)
+        say(trainer.config.run_name, str(error))
 
     batch = None
     while group and group[0].epoch < group[0].config.epochs:
         batch = batch or batched.BatchedTrainer(group)
         broken = batch.train_epoch(train_data, hook)
         for trainer in group:
-            name, error = trainer.config.run_name, broken.get(trainer.config.seed)
-            if error is None:
+            if error := broken.get(trainer.config.seed):
+                fail(trainer, error)
+            else:
                 trainer.save(_path(trainer.config, folder, "training"))
-                continue
-            results.write(_path(trainer.config, folder, "json"), _record(trainer, train_data, error=str(error)))
-            failures.append(error)
-            say(name, str(error))
         if broken:
             group, batch = [trainer for trainer in group if trainer.config.seed not in broken], None
     for trainer in group:
-        _finish(trainer, folder, train_data, test_data)
-        say(trainer.config.run_name, "done")
-    return failures
+        try:
+            _finish(trainer, folder, train_data, test_data)
+        except training.NonFiniteLossError as error:
+            fail(trainer, error)
+        else:
+            say(trainer.config.run_name, "done")
 
 
 def seeds(config: Config, first: int, count: int) -> list[Config]:

@@ -15,7 +15,6 @@ from scipy.stats import bootstrap, permutation_test, rankdata
 from sklearn.metrics import adjusted_rand_score
 
 from jointvae.errors import JointVAEError
-from jointvae.objectives import SplitInformation
 from jointvae.results import Record
 
 LEVEL = 0.95  # of every interval
@@ -226,7 +225,7 @@ def final_objective(record: Record) -> float:
     """
     assert record.train is not None, "a failed run has no objective"
     objective, train = record.config.objective, record.train
-    held = train.information if isinstance(objective, SplitInformation) else train.kl_c
+    held = train.information if objective.holds_information else train.kl_c
     reconstruction, kl_z, kl_c = map(torch.tensor, (train.reconstruction, train.kl_z, held))
     terms = objective(reconstruction, kl_z, kl_c, record.curves["step"][-1])
     return sum(float(term) for term in terms.values())

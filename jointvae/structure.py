@@ -1,13 +1,17 @@
 """What the package is made of: its modules in the order in which data flow, and which of them imports which.
 
 The order is a promise that a test keeps: a module imports only from those before it. The imports are read from the
-source, so the picture in the book can't differ from the code.
+source, so the picture in the book can't differ from the code. Besides: the folders in which it lies and works.
 """
 
 import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+PROJECT = PACKAGE.parent
+# What holds data, runs and results: commands and chapters run in different folders of a checkout and must find the
+# same ones. Outside a checkout it is the folder where one stands.
+HERE = PROJECT if (PROJECT / "pyproject.toml").exists() else Path()
 STAGES = {
     "ground": ("__init__", "errors", "files", "structure"),
     "data": ("data", "own", "augmentation"),

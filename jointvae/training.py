@@ -31,7 +31,6 @@ from jointvae.objectives import (
     Capacity,
     Objective,
     SplitCapacity,
-    SplitInformation,
     Step,
     reconstruction_loss,
 )
@@ -73,6 +72,9 @@ class Config:
                     f"A recipe or data set has a name of 1 to {LONGEST_NAME} printable characters without a slash, "
                     f"not {name!r:.60}."
                 )
+        for name in ("batch_size", "epochs", "seed"):
+            if type(getattr(self, name)) is not int:
+                raise JointVAEError(f"{name} must be a whole number (int), not {getattr(self, name)!r:.60}.")
         for name in ("tau", "learning_rate", "batch_size", "epochs"):
             if not 0 < getattr(self, name) <= LARGEST:
                 raise JointVAEError(f"{name} must be above zero and up to {LARGEST:,}, not {getattr(self, name)}.")
@@ -202,11 +204,11 @@ def epoch_order(config: Config, epoch: int, n: int) -> Tensor:
 
 def images_of_c(config: Config, x: Float[Tensor, "batch channels side side"], step: int) -> Tensor | None:
     """The images that a step reads c from, or None if they are x, as in the paper."""
-    objective = config.objective
-    if not isinstance(objective, AugmentedInformation):
+    transformation = config.objective.transformation
+    if transformation is None:
         return None
     drawn = augmentation.draw(config.seed, step, len(x))
-    return objective.transformation(x, drawn.to(x))
+    return transformation(x, drawn.to(x))
 
 
 def in_precision(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -247,7 +249,7 @@ def step_losses(
         logits = model.decode(posterior.sample(noise, config.tau))
     reconstruction = reconstruction_loss(logits, x)
     kl_z, kl_c = posterior.kl_z().mean(0), posterior.kl_c().mean(0)
-    held = posterior.information() if isinstance(config.objective, SplitInformation) else kl_c
+    held = posterior.information() if config.objective.holds_information else kl_c
     loss = torch.stack(list(config.objective(reconstruction, kl_z, held, step).values())).sum()
     return loss, torch.cat([reconstruction.view(1), kl_z, kl_c]).detach()
 
@@ -266,6 +268,7 @@ class State:
     seconds: float
     sessions: list[dict[str, Any]]
     curves: dict[str, list[Any]]
+    data: dict[str, str] | None = None  #: file to SHA-256; states of old don't say
 
     def __post_init__(self) -> None:
         if missing := CURVES - self.curves.keys():
@@ -285,6 +288,7 @@ class Trainer:
         self.seconds = 0.0
         self.sessions: list[dict[str, Any]] = []  # a note of each time that the run was started or resumed
         self.curves: dict[str, list[Any]] = {"step": [], "reconstruction": [], "kl_z": [], "kl_c": []}
+        self.data: dict[str, str] | None = None  # the checksums of the images, where they are known
 
     def train_step(self, x: Tensor) -> Tensor:
         """One step of the optimiser on a batch of images in [0, 1].
@@ -314,8 +318,10 @@ class Trainer:
                 if hook:
                     hook(self.progress(losses.mean(0), len(batches), images / (now - since)))
                 recent, images, since = [], 0, now
+        means = total / len(batches)
+        self.stop_if_not_finite(means[None])
         self.epoch += 1
-        self.append_means((total / len(batches)).tolist())
+        self.append_means(means.tolist())
         self.seconds += time.perf_counter() - started
 
     def append_means(self, means: list[float]) -> None:
@@ -341,7 +347,7 @@ class Trainer:
         )
 
     def stop_if_not_finite(self, losses: Float[Tensor, "steps terms"]) -> None:
-        """Look at what the last steps returned.
+        """Look at what the last steps returned, or at such losses of the model that they left.
 
         Raises:
             NonFiniteLossError: with the first step and the term that are infinite or not a number.
@@ -371,6 +377,7 @@ class Trainer:
                 "seconds": self.seconds,
                 "sessions": self.sessions,
                 "curves": self.curves,
+                "data": self.data,
             },
         )
 
@@ -388,7 +395,7 @@ class Trainer:
         if found.epoch > self.config.epochs or any(len(curve) != found.epoch for curve in found.curves.values()):
             raise checkpoints.damaged(path)
         self.step, self.epoch, self.seconds = found.step, found.epoch, found.seconds
-        self.sessions, self.curves = found.sessions, found.curves
+        self.sessions, self.curves, self.data = found.sessions, found.curves, found.data
 
 
 def keep_freed_memory() -> None:

@@ -62,11 +62,16 @@ def sheet(model: JointVAE) -> Float[Tensor, "rows columns channels side side"]:
     return rows
 
 
+def frame_path(folder: Path, epoch: int) -> Path:
+    """Where the picture of an epoch lies; epoch 0 is the model before training."""
+    return folder / f"{epoch:04}.png"
+
+
 def film_frame(model: JointVAE, folder: Path, epoch: int) -> None:
-    """Keep the sheet of a model in training as the picture of that epoch, `folder`/EPOCH.png."""
+    """Keep the sheet of a model in training as the picture of that epoch."""
     from torchvision.utils import make_grid, save_image  # its import takes a second
 
     rows = sheet(model)
     content = io.BytesIO()
     save_image(make_grid(rows.flatten(0, 1), nrow=rows.shape[1], padding=0), content, "png")
-    write_atomic(folder / f"{epoch:04}.png", content.getvalue())
+    write_atomic(frame_path(folder, epoch), content.getvalue())

@@ -1,5 +1,6 @@
 """Many seeds as one model: each learns what it learns alone, whatever its companions, through interruptions too."""
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from jointvae import batched, results, runs, training
 from jointvae.batched import BatchedTrainer
 from jointvae.errors import JointVAEError
+from jointvae.files import BusyError
 from jointvae.latents import LatentSpec, draw_noise
 from jointvae.model import ImageShape
 from jointvae.objectives import (
@@ -187,6 +189,18 @@ def test_a_run_that_breaks_leaves_the_others_alone(quick, digits):
     assert apart(pair[1], sound[0]) < NEAR
 
 
+def test_a_run_whose_means_overflow_leaves_the_others_alone(quick, digits):
+    pair = trainers(quick, 0, 1)
+    batch = BatchedTrainer(pair)
+    losses = torch.ones(2, 12)
+    losses[0, 0] = 3e38
+    batch.epoch_steps = lambda data: iter([losses] * 3)
+    failed = batch.train_epoch(digits)
+    assert "step 3: the reconstruction is inf" in str(failed.pop(0))
+    assert failed == {}
+    assert [trainer.curves["step"] for trainer in pair] == [[], [3]]
+
+
 @pytest.mark.parametrize("change", [{"tau": 0.5}, {"learning_rate": 1e-4}])
 def test_only_seeds_may_differ(quick, change):
     with pytest.raises(JointVAEError, match="nothing but the seed"):
@@ -314,3 +328,31 @@ def test_a_failed_seed_is_recorded_and_raised_after_the_others_are_done(short, t
         runs.sweep_together(runs.seeds(short, 0, 3), tmp_path, "cpu", lambda *_: None)
     found = {record.config.seed: record.status for record in results.records(tmp_path)}
     assert found == {0: "finished", 1: "failed", 2: "finished"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    with pytest.raises(training.NonFiniteLossError, match=r"reconstruction is nan.* is recorded in .*seed1.*\.json"):
+        runs.sweep_together(runs.seeds(short, 0, 3), tmp_path, "cpu", lambda *_: None)
+
+
+def test_locks_are_taken_in_one_order_whatever_that_of_the_sweep(short, tmp_path, monkeypatch, make_record):
+    """In the orders of two sweeps, each could hold what the other one waits for."""
+    configs, taken = runs.seeds(short, 0, 3), []
+
+    def alone(config, folder, wait):
+        if not wait:
+            raise BusyError("Another process is at it.")
+        taken.append(config.seed)
+        return contextlib.nullcontext()
+
+    def train(mine, folder, *rest):
+        for config in mine:
+            results.write(
+                folder / f"{config.run_name}.json", replace(make_record(), name=config.run_name, config=config)
+            )
+
+    monkeypatch.setattr(runs, "_alone", alone)
+    monkeypatch.setattr(runs, "_train_together", train)
+    for folder, asked in ((tmp_path / "a", configs), (tmp_path / "b", configs[::-1])):
+        taken.clear()
+        train([configs[1]], folder)
+        assert [record.config for record in runs.sweep_together(asked, folder, "cpu", lambda *_: None)] == asked
+        assert taken == [0, 2]  # not that of the run that is recorded

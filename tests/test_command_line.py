@@ -2,20 +2,26 @@
 
 import contextlib
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from rich.console import Console
+from test_checkpoints import authors_layers
 
 from jointvae import __main__ as cli
-from jointvae import claims, data, doctor, results
+from jointvae import batched, checkpoints, claims, data, doctor, results
+from jointvae.files import sha256
+from jointvae.latents import LatentSpec
+from jointvae.model import ImageShape
 from jointvae.terminal import claims_table, runs_table
 
 ROOT = Path(__file__).parent.parent
@@ -129,6 +135,59 @@ class TestExitStatus:
         assert "usage: jointvae doctor" in done.stdout
 
 
+class TestEvaluateAndRecord:
+    """`evaluate --record` keeps what `evaluate` prints, for both splits, and refuses what it refuses."""
+
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch) -> Path:
+        """Two models in the authors' layout, `grey` and `colour`; results would go to `results`."""
+        import torch
+
+        torch.manual_seed(0)
+        for name, channels in (("grey", 1), ("colour", 3)):
+            (tmp_path / name).mkdir()
+            layers = authors_layers(LatentSpec(2, (3,)), ImageShape(channels, 32))
+            torch.save(layers.state_dict(), tmp_path / name / "model.pt")
+        checkpoints.save_model(tmp_path / "ours.safetensors", checkpoints.load_authors(tmp_path / "grey"))
+        monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+        return tmp_path
+
+    def test_it_keeps_what_evaluate_prints(self, folder, capsys, monkeypatch):
+        loads = []
+        load = checkpoints.load_authors
+        monkeypatch.setattr(checkpoints, "load_authors", lambda path: loads.append(path) or load(path))
+        command = ["evaluate", str(folder / "grey"), "--authors", "--dataset", "digits"]
+        assert cli.main([*command, "--record", "theirs"]) == 0
+        assert len(loads) == 1
+        capsys.readouterr()
+        (kept,) = results.references(folder / "results" / "reference")
+        assert (kept.name, kept.dataset, kept.sha256) == ("theirs", "digits", sha256(folder / "grey" / "model.pt"))
+        for split, scores in (("train", kept.train), ("test", kept.test)):
+            assert cli.main([*command, "--split", split]) == 0
+            assert json.loads(capsys.readouterr().out) == asdict(scores)
+
+    @pytest.mark.parametrize(
+        ("model", "options", "sentence"),
+        [
+            ("colour", ["--authors"], "takes 3 channels"),
+            ("ours.safetensors", [], "add --authors"),
+            ("grey", ["--authors", "--split", "nonsense"], "leave out --split"),
+            ("grey", ["--authors", "--record", "../../x"], "letters, digits"),
+            ("grey", ["--authors", "--record", ""], "letters, digits"),
+            ("grey", ["--authors", "--dataset", "nope"], "no data set 'nope'"),
+            ("nowhere", ["--authors"], "no checkpoint"),
+        ],
+    )
+    def test_bad_input_is_refused_in_one_sentence(self, folder, capsys, model, options, sentence):
+        before = sorted(folder.rglob("*"))
+        command = ["evaluate", str(folder / model), "--dataset", "digits", "--record", "theirs"]
+        assert cli.main([*command, *options]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert error.count("\n") == 1
+        assert sorted(folder.rglob("*")) == before
+
+
 def found(findings: list[doctor.Finding], what: str) -> doctor.Finding:
     return next(finding for finding in findings if finding.what == what)
 
@@ -151,11 +210,32 @@ class TestDoctor:
         assert list(tmp_path.iterdir()) == []  # it leaves nothing behind
 
     def test_something_bad_ends_with_status_2_and_one_sentence(self, capsys, monkeypatch):
-        monkeypatch.setattr(doctor, "available_memory", lambda: 0.5)
+        monkeypatch.setattr(batched, "free_memory", lambda device: doctor.GIB // 2)
         assert cli.main(["doctor"]) == 2
         said = capsys.readouterr()
         assert said.err == "error: Not everything is in order (memory): the table says how to mend it.\n"
         assert "End other programs" in said.out
+
+    @pytest.mark.parametrize(
+        ("files", "free"),
+        [
+            ({}, "8.0"),
+            ({"memory.max": "max", "memory.current": 5 * doctor.GIB}, "8.0"),
+            ({"memory.max": 6 * doctor.GIB, "memory.current": 5 * doctor.GIB}, "1.5"),
+            ({"memory.max": 64 * doctor.GIB, "memory.current": 5 * doctor.GIB}, "8.0"),
+        ],
+        ids=["machine", "no limit", "small container", "large container"],
+    )
+    def test_the_free_memory_is_that_of_the_machine_or_of_the_container(self, monkeypatch, tmp_path, files, free):
+        class Memory:
+            available = 8 * doctor.GIB
+
+        for name, content in files.items():
+            (tmp_path / name).write_text(f"{content}\n")
+        (tmp_path / "memory.stat").write_text(f"anon 123\ninactive_file {doctor.GIB // 2}\n")
+        monkeypatch.setattr(batched.psutil, "virtual_memory", lambda: Memory)
+        monkeypatch.setattr(batched, "CONTAINER", tmp_path)
+        assert doctor.memory().found == f"{free} GiB available"
 
     def test_what_is_not_good_says_how_to_mend_it(self, monkeypatch, tmp_path):
         monkeypatch.setenv("JOINTVAE_DATA", str(tmp_path / "nowhere"))

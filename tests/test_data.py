@@ -1,6 +1,8 @@
 """Loading: the published files, damaged ones, missing ones, and a download that fails half way."""
 
+import gzip
 import hashlib
+import shutil
 import struct
 from pathlib import Path
 
@@ -33,6 +35,21 @@ def root(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("JOINTVAE_DATA", str(tmp_path / "store"))
     monkeypatch.setattr(data, "DATA", tmp_path / "data")
     return raw
+
+
+@pytest.fixture
+def online(root, monkeypatch) -> None:
+    """A server that publishes what `root` holds now, and no other place that has it."""
+    published = {f"{file.name}.gz": gzip.compress(file.read_bytes()) for file in root.iterdir()}
+
+    def fetch(target: str, download: bool) -> None:
+        raw = Path(target) / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for name, content in published.items():
+            (raw / name).write_bytes(content)
+
+    monkeypatch.setattr(datasets, "MNIST", fetch)
+    monkeypatch.delenv("JOINTVAE_DATA")
 
 
 def test_reads_the_published_layout(root):
@@ -87,20 +104,35 @@ def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_is_unpacked_checked_and_kept(root, tmp_path, monkeypatch):
-    import gzip
-
-    def fetch(target: str, download: bool) -> None:
-        raw = Path(target) / "MNIST" / "raw"
-        raw.mkdir(parents=True)
-        for file in root.iterdir():
-            (raw / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
-
-    monkeypatch.setattr(datasets, "MNIST", fetch)
-    monkeypatch.delenv("JOINTVAE_DATA")
+def test_a_download_is_unpacked_checked_and_kept(online, tmp_path):
     assert len(data.load("mnist", "train")) == 12
     kept = tmp_path / "data" / "MNIST" / "raw"
     assert sorted(file.name for file in kept.iterdir()) == sorted(data.SHA256["mnist"])
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["MNIST"]
+
+
+def test_who_follows_the_sentence_about_a_damaged_file_gets_the_data_again(online, root, tmp_path):
+    (tmp_path / "store").rename(tmp_path / "data")
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    (raw / "train-images-idx3-ubyte").write_bytes(b"half of it")
+    with pytest.raises(JointVAEError, match="damaged") as caught:
+        data.load("mnist", "train")
+    shutil.rmtree(str(caught.value).partition("delete the folder ")[2].partition(" to download")[0])
+    assert len(data.load("mnist", "train")) == 12
+
+
+def test_of_two_downloads_at_once_the_first_one_stays(online, root, tmp_path, monkeypatch):
+    fetch, raw = datasets.MNIST, tmp_path / "data" / "MNIST" / "raw"
+
+    def overtaken(target: str, download: bool) -> None:
+        fetch(target, download)
+        shutil.copytree(root, raw)
+        (raw / "of another process").touch()
+
+    monkeypatch.setattr(datasets, "MNIST", overtaken)
+    assert len(data.load("mnist", "train")) == 12
+    assert (raw / "of another process").exists()
+    assert [path.name for path in raw.parent.iterdir()] == ["raw"]
 
 
 def test_resize_is_the_one_of_pil():

@@ -1,6 +1,7 @@
 """What figures show: the codes that are decoded, the order of categories, labelled axes, and the terminal's lines."""
 
 import io
+import re
 from dataclasses import replace
 
 import matplotlib as mpl
@@ -92,10 +93,21 @@ def test_no_run_is_left_out_of_a_figure(make_record, n):
     assert [line.get_label() for line in curves.axes[0].get_lines()] == names
 
 
+def test_a_class_without_images_has_an_empty_row(make_record):
+    found = make_record(confusion=[[15, 5], [0, 0]]).test
+    (mesh,) = figures.confusion_figure([("one", found)], ("a", "b")).axes[0].collections
+    assert mesh.get_array().tolist() == [[75, 25], [0, 0]]
+
+
 def test_rows_of_a_traversal_are_ordered_by_use(model):
     figure = figures.traversal_figure(model, [0.1, 2.0, 0.5])
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert [label[4:5] for label in labels] == ["2", "3", "1"]
+
+
+def test_a_traversal_needs_no_c():
+    ax = figures.traversal_figure(JointVAE(LatentSpec(3, ())), [0.1, 2.0, 0.5]).axes[0]
+    assert len(ax.get_yticklabels()) == 3
 
 
 NEWS = training.Progress(50, 200, 1, 321.5, 1.25, 0.75, {"C_z": 1.5, "C_c": 0.5}, 3000.0)
@@ -110,6 +122,27 @@ def test_progress_shows_losses_capacities_and_speed(is_terminal):
     shown = screen.getvalue()
     for word in ("a-run", "rec 321.5", "KL_z 1.25/1.50", "KL_c 0.75/0.50", "3,000 images/s", "done"):
         assert word in shown
+
+
+def test_a_small_terminal_shows_the_runs_that_are_going_on():
+    screen = io.StringIO()
+    with terminal.Display(Console(file=screen, force_terminal=True, width=160, height=10)) as display:
+
+        def drawn() -> set[str]:
+            screen.seek(0)
+            screen.truncate()
+            display.progress.refresh()
+            return set(re.findall(r"run-\d+", screen.getvalue()))
+
+        for i in range(30):
+            display.say(f"run-{i}", NEWS)
+            if i < 28:
+                display.say(f"run-{i}", "done")
+        assert drawn() == {"run-28", "run-29"}
+        display.say("run-29", "another process is at it; the others first")
+        assert drawn() == {"run-28"}
+        display.say("run-29", NEWS)
+        assert drawn() == {"run-28", "run-29"}
 
 
 def test_a_log_file_is_not_flooded():

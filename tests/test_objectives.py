@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 
 import pytest
 import torch
@@ -10,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli
 
-from jointvae import results
+from jointvae import results, runs, training
+from jointvae.augmentation import Affine
 from jointvae.errors import JointVAEError
+from jointvae.latents import draw_noise
 from jointvae.objectives import (
     ELBO,
     AnnealedCapacity,
+    AugmentedInformation,
     BetaVAE,
     Capacity,
+    Own,
     SplitCapacity,
     SplitInformation,
     reconstruction_loss,
@@ -80,6 +84,30 @@ def test_split_information_is_the_split_under_another_name():
     for objective in (ours, theirs):
         config = results.validate(json.loads(json.dumps(asdict(Config(objective=objective)))), Config)
         assert type(config.objective) is type(objective)
+
+
+@dataclass(frozen=True)
+class Twin(Own):
+    """`AugmentedInformation` as a reader would write it."""
+
+    holds_information = True
+    name: str = "twin"
+    inner: AugmentedInformation = field(default_factory=AugmentedInformation)
+    transformation: Affine = field(default_factory=Affine)
+
+    def __call__(self, reconstruction, kl_z, kl_c, step):
+        return self.inner(reconstruction, kl_z, kl_c, step)
+
+
+def test_ones_own_objective_can_hold_the_information_and_read_c_from_other_images(generator):
+    config, x = Config(objective=Twin()), torch.rand(8, 1, 32, 32, generator=generator)
+    theirs = replace(config, objective=config.objective.inner)
+    model, noise = training.build(config), draw_noise(config.latents, (8,), generator)
+    x_c = training.images_of_c(config, x, 7)
+    assert torch.equal(x_c, training.images_of_c(theirs, x, 7))
+    losses = [training.step_losses(model, one, x, noise, 7, x_c)[0] for one in (config, theirs)]
+    assert torch.equal(*losses)
+    runs.check_config(config)
 
 
 def test_a_missing_latent_has_no_term():

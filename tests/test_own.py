@@ -14,7 +14,9 @@ from PIL import Image
 from jointvae import book, objectives, own, results, runs, training
 from jointvae.data import Dataset
 from jointvae.errors import JointVAEError
-from jointvae.model import ImageShape
+from jointvae.evaluation import evaluate
+from jointvae.latents import LatentSpec
+from jointvae.model import ImageShape, JointVAE
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,29 @@ def test_labels_stay_with_their_images():
         assert part.images[:, 0, 0, 0].tolist() == part.labels.tolist()
 
 
+def test_labels_may_be_a_list():
+    (train, test), (same_train, same_test) = (
+        own.datasets("mine", made(), labels=labels) for labels in (np.arange(40), list(range(40)))
+    )
+    assert torch.equal(train.labels, same_train.labels)
+    assert torch.equal(test.labels, same_test.labels)
+
+
+def test_a_class_that_one_part_lacks_is_a_class_of_both():
+    labels = np.zeros(40, int)
+    labels[0] = 4  # in one part alone
+    parts = own.datasets("mine", made(), labels=labels)
+    assert sorted(int(part.labels.max()) for part in parts) == [0, 4]
+    assert [part.classes for part in parts] == [("0", "1", "2", "3", "4")] * 2
+    model = JointVAE(LatentSpec(2, (3,)))
+    assert [len(evaluate(model, part).confusion) for part in parts] == [5, 5]
+
+
 @given(n=st.integers(0, 30), side=st.sampled_from([1, 8, 40]), size=st.sampled_from([32, 64]))
 def test_every_image_is_in_one_part(n, side, size):
     if n < 2 * own.EVERY:
         with pytest.raises(JointVAEError, match="too few"):
-            own.datasets("mine", made(n, side), image_size=size)
+            own.datasets("mine", made(n, side), image_size=size, labels=[0] * n)
         return
     train, test = own.datasets("mine", made(n, side), image_size=size)
     assert len(train) + len(test) == n
@@ -95,6 +115,7 @@ def test_bad_arguments():
         ({"channels": 2}, "1 channel or 3"),
         ({"labels": np.zeros(3, int)}, "whole number"),
         ({"labels": np.zeros(40)}, "whole number"),
+        ({"labels": np.zeros((40, 1), int)}, "whole number"),
         ({"labels": np.full(40, -1)}, "whole number"),
     ):
         with pytest.raises(JointVAEError, match=what):

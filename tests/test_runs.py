@@ -73,6 +73,51 @@ def test_a_failed_run_leaves_a_record(tiny, tmp_path, monkeypatch):
     assert record.test is None
 
 
+@pytest.mark.parametrize("command", ["train", "sweep --seeds 1 --together"])
+def test_a_run_that_breaks_in_its_last_step_has_failed_now_and_ever_after(tiny, tmp_path, capsys, command):
+    """Its losses are finite in every step; after the last one its weights are not."""
+    words = f"{command} digits --epochs 1 --batch-size 160 --learning-rate 1e9 --device cpu --out {tmp_path}"
+    for _ in range(2):
+        assert cli.main(words.split()) == 2
+        (path,) = tmp_path.iterdir()  # neither weights nor a state
+        said = capsys.readouterr().err
+        assert said.startswith("error: Training stopped at step 1: ")
+        assert said.endswith(f" It is recorded in {path}: delete that to try again.\n")
+        assert said.count("\n") == 1
+        assert results.read(path).status == "failed"
+        assert results.read(path).curves["step"] == [1]
+
+
+def test_a_record_without_a_film_is_not_passed_off_as_one_with(tiny, tmp_path):
+    runs.run(tiny, tmp_path, "cpu")
+    record = tmp_path / f"{tiny.run_name}.json"
+    with pytest.raises(JointVAEError, match=r"\.json is of a run without a whole film: delete it to train"):
+        runs.run(tiny, tmp_path, "cpu", film=True)
+    record.unlink()
+    filmed = runs.run(tiny, tmp_path, "cpu", film=True)
+    assert runs.run(tiny, tmp_path, "cpu", film=True) == filmed
+    frames = record.with_suffix(".film")
+    assert sorted(path.name for path in frames.iterdir()) == ["0000.png", "0001.png"]
+
+
+def test_a_film_can_not_begin_in_the_middle_of_a_run(tiny, tmp_path):
+    longer = replace(tiny, epochs=2)
+
+    def interrupt(progress):
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(longer, tmp_path, "cpu", interrupt)
+    state = tmp_path / f"{longer.run_name}.training"
+    before = state.read_bytes()
+    with pytest.raises(JointVAEError, match=r"\.training is of a run without a whole film: delete it"):
+        runs.run(longer, tmp_path, "cpu", lambda progress: pytest.fail("it was trained"), film=True)
+    assert state.read_bytes() == before
+    state.unlink()
+    assert len(runs.run(longer, tmp_path, "cpu", film=True).provenance) == 1
+
+
 def test_a_sweep_gives_the_records_of_single_runs(tmp_path):
     configs = runs.seeds(replace(training.recipe("digits"), epochs=1), 0, 2)
     said = []

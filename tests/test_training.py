@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -155,23 +154,36 @@ def test_the_seed_alone_decides_the_weights(quick):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+KILLED = """
+import os, signal, sys
+from jointvae import __main__ as cli
+from jointvae.training import Trainer
+
+train_step = Trainer.train_step
+
+def step_or_die(trainer, x):
+    if trainer.step == 60:  # of 90
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_step(trainer, x)
+
+Trainer.train_step = step_or_die
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 def test_killed_process_resumes_to_the_same_weights(tmp_path):
-    """kill -9 in the middle, the same command again, and the file of weights is the same byte for byte."""
+    """kill -9 in the second epoch, the same command again, and the file of weights is the same byte for byte."""
     from jointvae.files import sha256
 
-    def command(folder: str) -> list[str]:
-        return [sys.executable, "-m", "jointvae", "train", "digits", "--epochs", "4", "--out", str(tmp_path / folder)]
+    def run(folder: str, *python: str) -> int:
+        command = ["train", "digits", "--epochs", "2", "--out", str(tmp_path / folder)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run([sys.executable, *python, *command], capture_output=True, env=environment).returncode
 
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command("whole"), check=True, capture_output=True, env=environment)
-    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("*.training")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list((tmp_path / "killed").glob("*.json")), "the run ended before it could be killed"
-    subprocess.run(command("killed"), check=True, capture_output=True, env=environment)
+    assert run("whole", "-m", "jointvae") == 0
+    assert run("killed", "-c", KILLED) == -signal.SIGKILL
+    assert [path.suffix for path in (tmp_path / "killed").glob("*.*") if path.suffix != ".lock"] == [".training"]
+    assert run("killed", "-m", "jointvae") == 0
     sums = [sha256(next((tmp_path / folder).glob("*.safetensors"))) for folder in ("whole", "killed")]
     assert sums[0] == sums[1]
     assert not list((tmp_path / "killed").glob("*.training"))
@@ -211,6 +223,21 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_advice(quick, digits
     with pytest.raises(training.NonFiniteLossError, match=r"step 4: the reconstruction is nan.*learning rate"):
         trainer.train_epoch(digits)
     assert trainer.curves["step"] == before
+
+
+def test_means_that_overflow_stop_it_too(quick, digits, monkeypatch):
+    """A record can't hold infinity."""
+    trainer, losses = training.Trainer(quick), torch.ones(12)
+    losses[0] = 3e38
+
+    def step(x):
+        trainer.step += 1
+        return losses
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    with pytest.raises(training.NonFiniteLossError, match="step 3: the reconstruction is inf"):
+        trainer.train_epoch(digits)
+    assert trainer.curves["step"] == []
 
 
 def test_the_broken_divergence_is_named(quick):
