@@ -103,13 +103,14 @@ def reader_run(name: str, tier: str, seed: int) -> tuple[Record, Path]:
 def chosen_run(name: str) -> Record:
     """The recorded run of a recipe that the chapters show: the lowest reconstruction loss on the training set.
 
-    The choice sees no label.
+    Of those that followed the recipe to the letter and whose weights are kept. The choice sees no label.
 
     Raises:
         JointVAEError: if no finished run of the recipe is recorded with its weights.
     """
     folder = RESULTS / "runs"
-    kept = [one for one in results.records(recipe=name) if one.checkpoint and (folder / one.checkpoint.file).exists()]
+    plain = [record for record in results.records(recipe=name) if claims.is_plain(record)]
+    kept = [one for one in plain if one.checkpoint and (folder / one.checkpoint.file).exists()]
     if not kept:
         raise JointVAEError(f"No run of '{name}' is recorded with its weights in {folder}.")
     return min(kept, key=lambda record: record.scores["reconstruction"])
