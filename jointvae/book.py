@@ -290,6 +290,13 @@ def provenance_table(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
+def outcome_text(started: list[Record]) -> str:
+    """How many of the runs that were started have finished, and how each of the others failed, in words."""
+    failed = [record for record in started if record.status == "failed"]
+    said = f"{len(started) - len(failed)} of {len(started)} started runs finished."
+    return " ".join([said, *(f"Seed {record.config.seed} failed: {record.error}" for record in failed)])
+
+
 def opening_text(record: Record) -> str:
     """When the latents of a run opened, from its curves: a sentence or two."""
     totals = {name: [sum(row) for row in record.curves[f"kl_{name}"]] for name in "zc"}

@@ -175,6 +175,13 @@ def test_tables_hold_every_row(make_record):
     assert book.runs_table([("one", make_record().test)]).splitlines()[2].startswith("| one | 90.0%")
 
 
+def test_runs_that_failed_are_counted_and_named(make_record):
+    broken = replace(make_record(seed=3), status="failed", test=None, train=None, error="Training stopped at step 7.")
+    assert book.outcome_text([make_record()]) == "1 of 1 started runs finished."
+    told = book.outcome_text([make_record(), broken])
+    assert told == "1 of 2 started runs finished. Seed 3 failed: Training stopped at step 7."
+
+
 def test_the_stamp_says_what_made_a_page():
     stamp = book.stamp("smoke", 3, "digits")
     for word in ("tier", "smoke", "data", "digits", "hardware", "commit", torch.__version__):

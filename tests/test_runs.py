@@ -49,12 +49,14 @@ def test_changed_weights_are_noticed(tiny, tmp_path):
         runs.load(record, tmp_path)
 
 
+def interrupt(progress):
+    """A hook that ends a run as Ctrl-C in its second epoch does."""
+    if progress.epoch == 2:
+        raise KeyboardInterrupt
+
+
 def test_an_interrupted_run_goes_on_and_says_so(tiny, tmp_path):
     longer = replace(tiny, epochs=2)
-
-    def interrupt(progress):
-        if progress.epoch == 2:
-            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         runs.run(longer, tmp_path / "a", "cpu", interrupt)
@@ -102,10 +104,6 @@ def test_a_record_without_a_film_is_not_passed_off_as_one_with(tiny, tmp_path):
 
 def test_a_film_can_not_begin_in_the_middle_of_a_run(tiny, tmp_path):
     longer = replace(tiny, epochs=2)
-
-    def interrupt(progress):
-        if progress.epoch == 2:
-            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         runs.run(longer, tmp_path, "cpu", interrupt)

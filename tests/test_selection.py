@@ -50,7 +50,7 @@ def test_a_bootstrap_interval_of_the_mean_is_that_of_theory():
 
 @pytest.mark.parametrize("name", ["normal", "skewed"])
 def test_intervals_of_a_mean_of_eight_hold_the_truth_as_often_as_they_say(monkeypatch, name):
-    # Binomial tolerance: 0.95 - 3 sqrt(.05 .95/400) = 0.917. The percentile bootstrap stays below it, at 0.88 to 0.89.
+    # Binomial tolerance: 0.95 - 3 sqrt(.05 .95/400) = 0.917. The percentile bootstrap stays below it.
     generator, hits = np.random.default_rng(0), 0
     monkeypatch.setattr(selection, "RESAMPLES", 999)
     for _ in range(400):
