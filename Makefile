@@ -61,7 +61,7 @@ reproduce: $(READY) ## get the data, train, execute the chapters, build the book
 test: lint ## run everything that is tested: style, types, units, the whole book of the smoke tier, a browser
 	$(TESTS) --dist loadfile -m "not book and not nightly" --cov --cov-report=
 	@$(MAKE) -j$(JOBS) site TIER=smoke SEED=0 STAGE=_tested SITE=_build/test
-	$(TESTS) -m book --cov --cov-append --cov-report=term
+	$(TESTS) -m book --cov --cov-append --cov-report=term --cov-fail-under=90
 
 nightly: $(READY) ## run the tests that take minutes: every moment and every step at which a run can be killed
 	$(TESTS) -m nightly
