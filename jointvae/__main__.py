@@ -268,7 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "jointvae").partition(".")[0] == "jointvae":  # one of our own is missing: a bug
             raise
-        print(f"error: the package '{error.name}' is missing; `make env` installs all that is needed.", file=sys.stderr)
+        way_out = "`make env` installs all that is needed into .venv, whose Python is .venv/bin/python"
+        print(f"error: the package '{error.name}' is missing; {way_out}.", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
@@ -424,13 +425,22 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _claims(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from jointvae import claims, results
+    from jointvae import book, claims, results
     from jointvae.terminal import claims_table, runs_table
 
     folder = options.results or results.RESULTS
-    console = Console()
-    console.print(claims_table(claims.judge_all(folder)))
-    console.print(runs_table(results.records(folder / "runs")))
+    console, recorded = Console(), results.records(folder / "runs")
+    title = f"Claims of the paper, then questions of the book, by the {len(recorded)} runs in {folder.name}/"
+    console.print(claims_table(claims.judge_all(folder), title))
+    console.print(runs_table(recorded))
+    yours = [] if options.results else book.your_records(book.RUNS)[0]
+    if yours:
+        tested = claims.judge_runs(yours)
+        if tested:
+            console.print(
+                claims_table(tested, f"The same claims by your {len(yours)} run(s) in {book.RUNS.name}/ alone")
+            )
+        console.print(runs_table(yours))
 
 
 def _verify(options: argparse.Namespace) -> None:

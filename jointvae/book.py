@@ -83,6 +83,8 @@ def reproduce(tier: str, seed: int, say: runs.Say) -> list[Record]:
             FALLBACK.unlink(missing_ok=True)
     if not configs:
         return []
+    planned = ", ".join(config.run_name for config in configs)
+    say("plan", f"{len(configs)} full trainings, less those that are recorded in {RUNS.name}/: {planned}")
     jobs = 1 if torch.cuda.is_available() else min(len(configs), torch.get_num_threads())
     return runs.sweep(configs, RUNS, "auto", jobs, say)
 
@@ -90,14 +92,16 @@ def reproduce(tier: str, seed: int, say: runs.Say) -> list[Record]:
 def reader_run(name: str, tier: str, seed: int) -> tuple[Record, Path]:
     """The reader's own run for a chapter on the recipe `name`, and the folder of its weights.
 
-    In the smoke tier, or where MNIST can't be had, that is the small recipe on the embedded digits, trained on the
-    spot; otherwise the recipe itself, as `make reproduce` left it, or trained now if it did not.
+    It is the recipe itself, as `make reproduce` left it. In the smoke tier, where MNIST can't be had, or where the
+    recipe has not been trained, it is the small recipe on the embedded digits, trained on the spot: the full one takes
+    longer than a page may.
     """
-    if tier == "smoke" or fallback_sentence():
+    config = replace(training.recipe(name), seed=seed)
+    if tier == "smoke" or fallback_sentence() or not (RUNS / f"{config.run_name}.json").exists():
         # Never a stored run: a book built to test the code must be made by the code as it is.
         folder = Path(tempfile.mkdtemp(prefix="jointvae-"))
         return runs.run(replace(training.recipe("digits"), seed=seed), folder), folder
-    return runs.run(replace(training.recipe(name), seed=seed), RUNS), RUNS
+    return runs.run(config, RUNS), RUNS
 
 
 def chosen_run(name: str) -> Record:

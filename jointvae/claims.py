@@ -264,6 +264,12 @@ def judge_all(folder: Path = RESULTS) -> list[Judgement]:
     return [judge(claim, records, references, found) for claim in read_ledger(folder / "claims.yml")]
 
 
+def judge_runs(records: list[Record], ledger: Path = RESULTS / "claims.yml") -> list[Judgement]:
+    """The claims on recipes that some of these runs followed, judged by these runs alone."""
+    judged = [judge(claim, records, []) for claim in read_ledger(ledger) if claim.recipe]
+    return [judgement for judgement in judged if judgement.runs]
+
+
 def show(value: float | None, unit: str) -> str:
     """A value with its unit, as the tables print it.
 

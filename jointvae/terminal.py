@@ -71,12 +71,10 @@ def losses(news: training.Progress) -> str:
     )
 
 
-def claims_table(judgements: list[claims.Judgement]) -> Table:
+def claims_table(judgements: list[claims.Judgement], title: str) -> Table:
     """The claims ledger with its computed verdicts: first what the paper says, then what the book asks."""
     colours = {"reproduced": "green", "partly": "yellow", "not reproduced": "red", "not tested": "dim"}
-    table = Table(
-        title="Claims of the paper, then questions of the book, tested", title_justify="left", show_lines=False
-    )
+    table = Table(title=title, title_justify="left", show_lines=False)
     for heading in ("claim", "paper", "here", "runs", "verdict"):
         table.add_column(heading, justify="right" if heading in ("paper", "here", "runs") else "left")
     for of_the_paper in (True, False):

@@ -357,7 +357,7 @@ class TestTables:
         return console.file.getvalue()
 
     def test_the_claims(self):
-        said = self.shown(claims_table(claims.judge_all(results.RESULTS)))
+        said = self.shown(claims_table(claims.judge_all(results.RESULTS), "Claims"))
         assert max(map(len, said.splitlines())) <= 80
         assert "…" not in said
         assert "verdict" in said

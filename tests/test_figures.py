@@ -159,7 +159,7 @@ def test_tables_hold_every_row(make_record):
     judgements = [Judgement(claim, 0.5, 3, "partly", None, (0.3, 0.9)), Judgement(claim, None, 0, "not tested"), sure]
     screen = io.StringIO()
     console = Console(file=screen, width=200)
-    console.print(terminal.claims_table(judgements))
+    console.print(terminal.claims_table(judgements, "Claims"))
     failed = make_record(seed=1)
     object.__setattr__(failed, "test", None)
     console.print(terminal.runs_table([make_record(), failed]))

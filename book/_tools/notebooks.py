@@ -67,7 +67,8 @@ def main() -> int:
     for chapter in sorted(BOOK.glob("*.md")):
         if is_notebook(chapter):
             write(chapter, NOTEBOOKS / f"{chapter.stem}.ipynb", repository)
-    print("Open them in any Jupyter, with the Python of .venv as the kernel.")
+    print("Open them in any Jupyter that can use the Python of .venv; to have one there:")
+    print("  .venv/bin/python -m pip install jupyterlab && .venv/bin/jupyter lab notebooks")
     return 0
 
 
