@@ -168,8 +168,11 @@ lock: $(READY) ## pin the newest versions that pyproject.toml allows, with hashe
 
 # --- The book ----------------------------------------------------------------------------------------------------------
 
-# A chapter runs again when one of these changed: its text, the package, a result, a run, the tier or the seed.
-RESULTS := $(shell find results -type f 2>/dev/null) $(wildcard runs/*.json runs/DATA_FALLBACK)
+# A chapter runs again when one of these changed: its text, the package, a result, the tier or the seed; and the pages
+# that show the reader's own runs, when one of these did.
+RESULTS := $(shell find results -type f 2>/dev/null) $(wildcard runs/DATA_FALLBACK)
+RUNS := $(wildcard runs/*.json)
+SHOW_RUNS := mnist yours
 INPUTS := $(wildcard jointvae/*.py) $(RESULTS) $(wildcard runs/benchmarks/*.json) book/_tools/execute.py
 CHAPTERS := $(wildcard book/*.md)
 THREADS = $(or $(OMP_NUM_THREADS),$(shell $(PY) -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))'))
@@ -182,6 +185,12 @@ $(STAGE)/.inputs: FORCE | $(READY)
 	@echo $(CHOSEN_TIER) $(SEED) $(sort $(INPUTS)) > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
+$(STAGE)/.runs: FORCE | $(STAGE)/.inputs
+	@echo $(sort $(RUNS)) > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$(SHOW_RUNS:%=$(STAGE)/.done/%): $(RUNS) $(STAGE)/.runs
+
 # The mark is as old as the start of the run: what changes during it counts as a change.
 $(STAGE)/.done/%: book/%.md $(INPUTS) $(STAGE)/.inputs
 	@touch $@.start
@@ -189,7 +198,7 @@ $(STAGE)/.done/%: book/%.md $(INPUTS) $(STAGE)/.inputs
 	OMP_NUM_THREADS=$(THREADS) $(PY) book/_tools/execute.py $< --tier $$tier --seed $$seed --output $(STAGE)/$*.ipynb
 	@mv $@.start $@
 
-$(SITE)/html/index.html: $(EXECUTED) $(PARTS) $(RESULTS) $(STAGE)/.inputs | $(READY)
+$(SITE)/html/index.html: $(EXECUTED) $(PARTS) $(RESULTS) $(RUNS) $(STAGE)/.inputs | $(READY)
 	@$(PY) book/_tools/build.py --stage $(STAGE) --site $(SITE)
 
 site: $(SITE)/html/index.html

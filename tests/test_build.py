@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -188,6 +189,15 @@ def test_whatever_stands_beside_the_pages_counts(tool, tmp_path, monkeypatch, fi
         found.append(tool.fingerprint())
     assert len(set(found)) == 3
     assert (ROOT / file).exists() or file.startswith("runs/")  # the book has such a file
+
+
+def test_the_pages_that_run_again_for_a_run_of_the_readers_are_those_that_show_it():
+    named = re.search(r"^SHOW_RUNS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    show = re.compile(r"book\.(reader_run|your_records|RUNS)\b")
+    assert named is not None
+    assert set(named[1].split()) == {
+        page.stem for page in (ROOT / "book").glob("*.md") if show.search(page.read_text())
+    }
 
 
 def test_a_page_does_not_count(tool, tmp_path, monkeypatch):
