@@ -155,11 +155,11 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     claims = _command(
         commands,
         "claims",
-        "print the claims of the paper with their verdicts, and all runs",
+        "print the claims of the paper with their verdicts by the book's runs, then by yours in runs/",
         "claims",
         "claims --results results",
     )
-    claims.add_argument("--results", type=Path, help="a results folder (default: the book's)")
+    claims.add_argument("--results", type=Path, help="a results folder (default: the book's, and your runs/ beside it)")
 
     verify = _command(
         commands,
