@@ -155,7 +155,7 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     claims = _command(
         commands,
         "claims",
-        "print the claims of the paper with their verdicts by the book's runs, then by yours in runs/",
+        "print every claim with its verdict by the book's runs, and by yours",
         "claims",
         "claims --results results",
     )
