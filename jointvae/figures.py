@@ -136,7 +136,9 @@ def matched_order(evaluation: Evaluation) -> list[int]:
 
 def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Sequence[str]) -> Figure:
     """The share of every class (row) in every category (column), columns in matched order; up to four side by side."""
-    columns = min(len(evaluations), 4)
+    panels = len(evaluations)
+    labelled = panels < 3
+    columns = panels if panels <= 4 else min(4, 3, key=lambda across: -panels % across)  # the fewest places empty
     rows = -(-len(evaluations) // columns)
     fig, axes = plt.subplots(
         rows,
@@ -150,7 +152,7 @@ def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Seq
         order = matched_order(evaluation)
         shares = 100 * matrix[:, order] / np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # a split may lack a class
         sns.heatmap(
-            shares, ax=ax, cmap="viridis", vmin=0, vmax=100, annot=len(evaluations) < 3, fmt=".0f", cbar=False,
+            shares, ax=ax, cmap="viridis", vmin=0, vmax=100, annot=labelled, fmt=".0f", cbar=False,
             annot_kws={"fontsize": 7}, xticklabels=[k + 1 for k in order], yticklabels=list(classes), square=True,
         )  # fmt: skip
         ax.set_title(title)
@@ -159,7 +161,11 @@ def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Seq
     for ax in axes.flat[len(evaluations) :]:
         ax.set_axis_off()
     for ax in axes[:, 0]:
-        ax.set_ylabel("class, share in %")
+        ax.set_ylabel("class, share in %" if labelled else "class")
+    if not labelled:
+        fig.colorbar(
+            axes.flat[0].collections[0], ax=axes, label="share of the class, in %", shrink=0.7 if rows == 1 else 0.5
+        )
     return fig
 
 

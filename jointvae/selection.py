@@ -6,7 +6,7 @@ Every score here is one where more is better; a loss comes with its sign turned.
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from math import comb, factorial, isfinite
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -95,6 +95,26 @@ def chance(scores: Numbers, values: Numbers) -> float:
         rng=np.random.default_rng(0),
     )
     return float(found.pvalue)
+
+
+def side(values: Numbers, others: Numbers) -> Literal["above", "below", "within"]:
+    """Whether all values of one setting lie above, or all below, all values of another.
+
+    >>> side([0.9, 0.8], [0.7, 0.1]), side([0.9, 0.5], [0.7, 0.1])
+    ('above', 'within')
+    """
+    return "above" if min(values) > max(others) else "below" if max(values) < min(others) else "within"
+
+
+def side_by_luck(k: int, n: int) -> float:
+    """The chance that `k` values lie above or below all of `n` others, if all orders of all values are equally likely.
+
+    It is the smallest two-sided value of the exact rank test of Mann and Whitney (1947) at these sizes.
+
+    >>> side_by_luck(1, 1), side_by_luck(2, 4)
+    (1.0, 0.13333333333333333)
+    """
+    return 2 / comb(n + k, k)
 
 
 def _too_few(*columns: Numbers) -> bool:

@@ -87,7 +87,7 @@ def test_no_run_is_left_out_of_a_figure(make_record, n):
     record = make_record()
     names = [f"seed {i}" for i in range(n)]
     heat = figures.confusion_figure([(name, record.test) for name in names], ("a", "b"))
-    assert [ax.get_title() for ax in heat.axes if ax.axison] == names
+    assert [ax.get_title() for ax in heat.axes if ax.get_title()] == names
     assert max(heat.get_size_inches()) <= max(8.2, 2.7 * n)
     curves = figures.capacity_figure([(name, record) for name in names])
     assert [line.get_label() for line in curves.axes[0].get_lines()] == names

@@ -162,3 +162,15 @@ def test_the_final_objective_is_the_loss_of_the_config():
     )
     assert selection.final_objective(record) == pytest.approx(by_hand, rel=1e-6)
     assert selection.scores(record)["objective"] == -selection.final_objective(record)
+
+
+@given(st.integers(1, 6), st.integers(1, 6))
+def test_how_often_luck_alone_puts_all_on_one_side(k, n):
+    ways = list(combinations(range(n + k), k))
+    sides = [selection.side(way, sorted({*range(n + k)} - {*way})) for way in ways]
+    assert selection.side_by_luck(k, n) == pytest.approx(sum(one != "within" for one in sides) / len(ways))
+    assert sides.count("above") == sides.count("below") == 1
+
+
+def test_a_tie_is_no_side():
+    assert selection.side([1, 2], [1, 0]) == selection.side([0, 1], [1, 2]) == "within"
