@@ -107,17 +107,22 @@ def reader_run(name: str, tier: str, seed: int) -> tuple[Record, Path]:
 def chosen_run(name: str) -> Record:
     """The recorded run of a recipe that the chapters show: the lowest reconstruction loss on the training set.
 
-    Of those that followed the recipe to the letter and whose weights are kept. The choice sees no label.
+    Of all that followed the recipe to the letter. The choice sees no label.
 
     Raises:
-        JointVAEError: if no finished run of the recipe is recorded with its weights.
+        JointVAEError: if no finished run of the recipe is recorded, or the weights of the chosen one are not kept.
     """
     folder = RESULTS / "runs"
-    plain = [record for record in results.records(recipe=name) if claims.is_plain(record)]
-    kept = [one for one in plain if one.checkpoint and (folder / one.checkpoint.file).exists()]
-    if not kept:
-        raise JointVAEError(f"No run of '{name}' is recorded with its weights in {folder}.")
-    return min(kept, key=lambda record: record.scores["reconstruction"])
+    plain = [record for record in results.records(recipe=name) if record.train and claims.is_plain(record)]
+    if not plain:
+        raise JointVAEError(f"No run of '{name}' is recorded in {folder}.")
+    chosen = min(plain, key=lambda record: record.scores["reconstruction"])
+    if not (chosen.checkpoint and (folder / chosen.checkpoint.file).exists()):
+        raise JointVAEError(
+            f"The book shows {chosen.name}, of the runs of '{name}' the one with the lowest loss, "
+            f"but its weights are not in {folder}: copy them there from where it was trained."
+        )
+    return chosen
 
 
 def your_records(folder: Path = RUNS) -> tuple[list[Record], list[str]]:

@@ -53,6 +53,7 @@ METRICS: dict[str, Callable[[Any], float | None]] = {
     "shirts_overlap": lambda record: overlap(_test(record), "T-shirt", "shirt", CLASSES["fashion"]),
 }
 CHOICE = 8  # runs that a label-free choice is made among
+POPULATION, HALVED_AT = 4, (1 / 4, 1 / 2)  # runs that are halved, at these shares of the epochs: the cost of two runs
 LEVEL = 0.05  # a rank correlation that chance gives more often is evidence of nothing
 PAIRED = ("rank_correlation", "chosen")  # statistics of two metrics
 STATISTICS: dict[str, Callable[[list[float]], float]] = {
@@ -94,7 +95,7 @@ class Claim:
     sweep: str | None = None  #: of results/sweeps, with the names of those of its settings that the claim is about
     settings: list[str] = field(default_factory=list)
     metric: str | list[str] | None = None
-    statistic: Literal["max", "min", "mean", "median", "rank_correlation", "chosen"] = "mean"
+    statistic: Literal["max", "min", "mean", "median", "rank_correlation", "chosen", "halved"] = "mean"
     paper: float | None = None
     unit: Literal["share", "nats", "number"] = "number"
     min_runs: int = 1
@@ -111,6 +112,8 @@ class Claim:
             raise ValueError(
                 f"a choice is among {CHOICE} runs, so min_runs must be {2 * CHOICE} or more to have several"
             )
+        if self.statistic == "halved" and (self.recipe is None or self.min_runs < 2 * POPULATION):
+            raise ValueError(f"a halved population is of one recipe, with min_runs of {2 * POPULATION} or more")
         if sum(source is not None for source in (self.recipe, self.reference, self.sweep)) > 1:
             raise ValueError("a claim is about a recipe, a reference or a sweep, not two of them")
         if (self.sweep is None) != (not self.settings):
@@ -179,6 +182,8 @@ def judge(
         return _judge_ranks(claim, *columns)
     if claim.statistic == "chosen":
         return _judge_choice(claim, *columns)
+    if claim.statistic == "halved":
+        return _judge_halved(claim, pool, *columns)
     value = STATISTICS[claim.statistic](columns[0])
     interval = selection.mean(columns[0]).interval if claim.statistic == "mean" else None
     spread = (min(columns[0]), max(columns[0])) if len(pool) > 1 else None
@@ -216,6 +221,15 @@ def _judge_choice(claim: Claim, by: list[float], values: list[float]) -> Judgeme
         return Judgement(claim, None, len(by), "not tested")
     value, interval = selection.choice(CHOICE, [-loss for loss in by], values)
     return Judgement(claim, value, len(by), _verdict(claim, value, len(by)), interval, (min(values), max(values)))
+
+
+def _judge_halved(claim: Claim, pool: list[Record], values: list[float]) -> Judgement:
+    """What a population has that is halved by its objective as it trains, on average over ways to draw it."""
+    if len(pool) < POPULATION:
+        return Judgement(claim, None, len(pool), "not tested")
+    curves = np.array([selection.objective_curve(record) for record in pool])
+    value, _ = selection.best_by_halving(POPULATION, curves, values, HALVED_AT)
+    return Judgement(claim, value, len(pool), _verdict(claim, value, len(pool)), None, (min(values), max(values)))
 
 
 def runs_of(claim: Claim, sweeps: dict[str, Sweep]) -> set[str]:

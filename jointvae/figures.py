@@ -27,7 +27,7 @@ from jointvae.traversals import decode_images, one_hot_codes, prior_quantiles, t
 
 GREY = "#7d7d7d"
 # Distinguishable with the common colour-vision deficiencies, and against both backgrounds (after Okabe and Ito 2008).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c99700", "#56b4e9", "#8c6bb1", "#7d7d7d")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c99700", "#56b4e9", "#8c6bb1", "#9a6324")
 
 
 def use_style() -> None:
@@ -171,24 +171,25 @@ def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Seq
 
 def capacity_figure(records: Sequence[tuple[str, Record]]) -> Figure:
     """Reconstruction, KL_z and KL_c over training, with the capacities that hold the divergences, in nats per image."""
-    fig, axes = plt.subplots(1, 3, figsize=(8.2, 2.7))
+    fig, axes = plt.subplots(1, 3, figsize=(8.2, 2.6 + 0.2 * -(-len(records) // 4)))
     for colour, (label, record) in zip(itertools.cycle(COLOURS), records, strict=False):
         curves, steps = record.curves, np.array(record.curves["step"]) / 1000
-        axes[0].plot(steps, curves["reconstruction"], color=colour, label=label)
-        axes[1].plot(steps, np.sum(curves["kl_z"], axis=1), color=colour)
-        axes[2].plot(steps, np.sum(curves["kl_c"], axis=1), color=colour)
+        style = {"color": colour, "linewidth": 1.2}
+        axes[0].plot(steps, curves["reconstruction"], label=label, **style)
+        axes[1].plot(steps, np.sum(curves["kl_z"], axis=1), **style)
+        axes[2].plot(steps, np.sum(curves["kl_c"], axis=1), **style)
     for ax, name in ((axes[1], "C_z"), (axes[2], "C_c")):
         for _, record in records:
             if name in record.curves:
                 steps = np.array(record.curves["step"]) / 1000
-                ax.plot(steps, record.curves[name], color=GREY, linestyle="--", linewidth=1, zorder=0)
+                ax.plot(steps, record.curves[name], color=GREY, linestyle="--", linewidth=1.2, zorder=3)
     titles = ("reconstruction", "$KL_z$, dashed: $C_z$", "$KL_c$, dashed: $C_c$")
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title)
         ax.set_xlabel("step, in thousands")
         ax.grid(True)
     axes[0].set_ylabel("nats per image")
-    axes[0].legend(fontsize=8)
+    fig.legend(fontsize=8, ncols=4, loc="outside lower center")
     return fig
 
 

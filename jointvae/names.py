@@ -74,7 +74,7 @@ def statistics(images: Float[Tensor, "n channels side side"]) -> dict[str, Float
 
 def name_units(model: JointVAE) -> list[UnitName]:
     """A name for every unit of z, in the model's order: what it changes most, or 'z3' if nothing steadily and far."""
-    return [_name(unit, found) for unit, found in enumerate(effects(model))]
+    return [name_unit(unit, found) for unit, found in enumerate(effects(model))]
 
 
 @torch.no_grad()
@@ -113,7 +113,8 @@ def _spread(model: JointVAE) -> dict[str, float]:
     return {name: float(numbers.std()) for name, numbers in found.items()}
 
 
-def _name(unit: int, found: dict[str, Effect]) -> UnitName:
+def name_unit(unit: int, found: dict[str, Effect]) -> UnitName:
+    """The name that a unit, counted from 0, earns by its effects."""
     fit = {name: e.change for name, e in found.items() if abs(e.steady) >= STEADY and abs(e.change) >= STRONG}
     if not fit:
         return UnitName(f"z{unit + 1}")

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Num
-from scipy.stats import bootstrap, permutation_test, rankdata
+from scipy.stats import bootstrap, permutation_test, rankdata, t
 from sklearn.metrics import adjusted_rand_score
 
 from jointvae.errors import JointVAEError
@@ -48,8 +48,8 @@ def mean(values: Numbers) -> Estimate:
     generator = np.random.default_rng(0)  # the same interval each time that the book is built
     drawn = found[generator.integers(n, size=(RESAMPLES, n))]
     drawn = drawn[np.ptp(drawn, axis=1) > 0]  # equal values have no error to measure in
-    t = (drawn.mean(1) - value) / drawn.std(1, ddof=1)
-    low, high = np.quantile(t, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) * found.std(ddof=1)
+    studentised = (drawn.mean(1) - value) / drawn.std(1, ddof=1)
+    low, high = np.quantile(studentised, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) * found.std(ddof=1)
     return Estimate(value, (value - float(high), value - float(low)))
 
 
@@ -166,29 +166,30 @@ def best_of(k: int, scores: Numbers, values: Numbers) -> float:
 
 
 def choice(k: int, scores: Numbers, values: Numbers) -> Estimate:
-    """`best_of` with its bootstrap interval over runs; None with fewer than two times `k` of them.
+    """`best_of` with its interval by the jackknife (Arvesen 1969); None with fewer than four times `k` runs.
 
-    With no more than `k` runs recorded there is one choice, and its luck can't be told from them.
+    The n runs make n / k choices that share no run, so Student's t gets n / k - 1 degrees of freedom. With n - 1 of
+    them, or by the percentile bootstrap, the interval is too narrow: a resample repeats runs, and the best of `k` is
+    worse if some of them are the same.
 
     >>> choice(2, [1.0, 2.0, 3.0], [0.1, 0.2, 0.3]).interval is None
     True
     """
-    value = best_of(k, scores, values)
-    if len(scores) < 2 * k:
+    value, n = best_of(k, scores, values), len(scores)
+    if n < 4 * k or _too_few(values):
         return Estimate(value, None)
-    chances = np.array([comb(j, k - 1) / comb(len(scores), k) for j in range(len(scores))])
-
-    def statistic(scores: np.ndarray, values: np.ndarray, axis: int = -1) -> Any:
-        order = np.argsort(scores, axis=axis, kind="stable")
-        return np.take_along_axis(values, order, axis) @ chances  # copies of a run tie, and have the same value
-
-    return Estimate(value, _estimate(statistic, scores, values).interval)
+    without = [best_of(k, np.delete(np.array(scores), i), np.delete(np.array(values), i)) for i in range(n)]
+    error = float(np.sqrt((n - 1) * np.var(without)))
+    reach = float(t.ppf((1 + LEVEL) / 2, n / k - 1)) * error
+    return Estimate(value, (value - reach, value + reach))
 
 
 def agreement_index(partitions: Sequence[Num[np.ndarray, " n"]]) -> Num[np.ndarray, "runs runs"]:
     """The adjusted Rand index of every two partitions of the same images, and 0 of each with itself.
 
-    1 if they are the same up to the names of the categories, about 0 if independent (Hubert and Arabie 1985).
+    1 if they are the same up to the names of the categories, about 0 if independent (Hubert and Arabie 1985). A
+    partition with a single category agrees with none, where the index says that two of them agree perfectly: else runs
+    that have collapsed would vote for one another.
 
     Raises:
         JointVAEError: if there are fewer than two, or they are not of the same images.
@@ -196,22 +197,20 @@ def agreement_index(partitions: Sequence[Num[np.ndarray, " n"]]) -> Num[np.ndarr
     if len(partitions) < 2 or len({len(partition) for partition in partitions}) > 1:
         raise JointVAEError("Agreement is between two or more partitions of the same images.")
     index = np.zeros((len(partitions), len(partitions)))
-    for i, j in combinations(range(len(partitions)), 2):
+    sorting = [i for i, partition in enumerate(partitions) if len(np.unique(partition)) > 1]
+    for i, j in combinations(sorting, 2):
         index[i, j] = index[j, i] = adjusted_rand_score(partitions[i], partitions[j])
     return index
 
 
-def agreement(partitions: Sequence[Num[np.ndarray, " n"]]) -> list[float]:
-    """How far each partition of the same images agrees with the others: its mean adjusted Rand index with them.
-
-    Raises:
-        JointVAEError: if there are fewer than two, or they are not of the same images.
+def agreement(index: Num[np.ndarray, "runs runs"]) -> list[float]:
+    """How far each run agrees with the others: the mean of its row of `agreement_index`, without itself.
 
     >>> same, renamed = np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0])
-    >>> agreement([same, renamed])
+    >>> agreement(agreement_index([same, renamed]))
     [1.0, 1.0]
     """
-    return (agreement_index(partitions).sum(1) / (len(partitions) - 1)).tolist()
+    return (index.sum(1) / (len(index) - 1)).tolist()
 
 
 def best_by_agreement(k: int, index: Num[np.ndarray, "runs runs"], values: Numbers) -> float:
@@ -229,13 +228,70 @@ def best_by_agreement(k: int, index: Num[np.ndarray, "runs runs"], values: Numbe
         raise JointVAEError(f"The best of {k} can't be had from {n} runs: k must be from 1 to {n}.")
     if k <= 2:
         return float(found.mean())
-    if comb(n, k) <= SUBSETS:
-        subsets = np.array(list(combinations(range(n), k)))
-    else:
-        subsets = np.random.default_rng(0).permuted(np.tile(np.arange(n), (SUBSETS, 1)), axis=1)[:, :k]
+    subsets = _subsets(n, k)
     agree = index[subsets[:, :, None], subsets[:, None, :]].sum(2)
     top = agree >= agree.max(1, keepdims=True) - 1e-12
     return float(((top * found[subsets]).sum(1) / top.sum(1)).mean())
+
+
+def _subsets(n: int, k: int) -> Num[np.ndarray, "ways k"]:
+    """All ways to draw `k` of `n` runs, or 2,000 random ones where there are more."""
+    if comb(n, k) <= SUBSETS:
+        return np.array(list(combinations(range(n), k)))
+    return np.random.default_rng(0).permuted(np.tile(np.arange(n), (SUBSETS, 1)), axis=1)[:, :k]
+
+
+def halving(scores: Num[np.ndarray, "runs epochs"], shares: Sequence[float]) -> tuple[int, int]:
+    """Successive halving (Jamieson and Talwalkar 2016), played on runs that were trained to their end.
+
+    At each share of the epochs the half of the runs with the lower score in that epoch is dropped.
+
+    Returns:
+        The run that is kept, and the epochs that would have been trained in all.
+
+    >>> halving(np.array([[1, 1, 9, 9], [2, 2, 2, 2], [3, 0, 9, 9], [0, 9, 9, 9]]), shares=(1 / 4, 1 / 2))
+    (1, 8)
+    """
+    runs, epochs = scores.shape
+    left, trained, before = np.arange(runs), 0, 0
+    for share in (*shares, 1):
+        now = round(share * epochs)
+        trained += len(left) * (now - before)
+        before = now
+        left = left[np.argsort(-scores[left, now - 1], kind="stable")[: max(1, len(left) // 2)]]
+    return int(left[0]), trained
+
+
+def best_by_halving(
+    k: int, scores: Num[np.ndarray, "runs epochs"], values: Numbers, shares: Sequence[float]
+) -> tuple[float, float]:
+    """The mean value of the run that `halving` keeps of `k`, over ways to draw them, and its mean cost in full runs.
+
+    Where there are more than 2,000 ways to draw, as many random ones are tried.
+
+    Raises:
+        JointVAEError: if there are fewer than `k` runs, or `k` is below 1.
+    """
+    n, epochs = scores.shape
+    if not 1 <= k <= n:
+        raise JointVAEError(f"The best of {k} can't be had from {n} runs: k must be from 1 to {n}.")
+    subsets = _subsets(n, k)
+    played = [halving(scores[subset], shares) for subset in subsets]
+    kept = [float(values[subset[best]]) for subset, (best, _) in zip(subsets, played, strict=True)]
+    return float(np.mean(kept)), float(np.mean([trained for _, trained in played])) / epochs
+
+
+def objective_curve(record: Record) -> list[float]:
+    """Minus the objective of a run's config in each epoch, from the epoch's means, in nats per image.
+
+    Where the objective holds the information of c, KL_c stands in its place, since the curves have that. The
+    capacities are those in the middle of the epoch: they rise evenly, as the means do.
+    """
+    curves, objective = record.curves, record.config.objective
+    half = curves["step"][0] // 2
+    rows = zip(*(curves[name] for name in ("step", "reconstruction", "kl_z", "kl_c")), strict=True)
+    terms = (objective(*map(torch.tensor, means), step - half) for step, *means in rows)
+    return [-sum(map(float, named.values())) for named in terms]
 
 
 def final_objective(record: Record) -> float:

@@ -1,16 +1,18 @@
 """Choosing among seeds without labels: the exact worth of a choice, rank correlations, intervals, agreement."""
 
 import math
+from dataclasses import replace
 from itertools import combinations, permutations
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_1samp
 
 from jointvae import results, selection
 from jointvae.errors import JointVAEError
+from jointvae.objectives import Capacity
 
 runs = st.lists(st.tuples(st.integers(-3, 3), st.floats(0, 1)), min_size=1, max_size=7)
 
@@ -93,12 +95,32 @@ def test_chance_counts_the_orders_that_rank_as_well():
 def test_the_worth_of_a_choice_comes_with_an_interval_if_there_are_runs_to_draw_from():
     generator = np.random.default_rng(0)
     values = generator.normal(0.6, 0.1, size=32)
-    low, high = selection.choice(1, generator.normal(size=32), values).interval
-    assert low < values.mean() < high  # the best of one is the mean
+    # The best of one is the mean, and its interval is Student's.
+    student = ttest_1samp(values, 0).confidence_interval()
+    assert selection.choice(1, generator.normal(size=32), values).interval == pytest.approx(student)
     found = selection.choice(4, values, values)
     assert found.value == selection.best_of(4, values, values)
     assert found.interval[0] < found.value < found.interval[1]
-    assert selection.choice(17, values, values).interval is None
+    assert selection.choice(9, values, values).interval is None
+
+
+@pytest.mark.parametrize("follows", [0.5, 1.0])  # the correlation of score and value; at 1 it is the oracle
+def test_the_interval_of_a_choice_holds_the_truth_as_often_as_it_says(follows):
+    n, k, tries = 32, 8, 150
+    generator = np.random.default_rng(0)
+
+    def draw(*shape):
+        values, noise = generator.normal(size=(2, *shape))
+        return follows * values + np.sqrt(1 - follows**2) * noise, values
+
+    scores, values = draw(100_000, k)
+    truth = np.take_along_axis(values, scores.argmax(1)[:, None], axis=1).mean()
+    held = 0
+    for _ in range(tries):
+        low, high = selection.choice(k, *draw(n)).interval
+        held += low <= truth <= high
+    # 95 % of 150 tries is 142.5, and three standard deviations below it is 134.
+    assert held >= 134
 
 
 def test_a_rank_correlation_heeds_ranks_only():
@@ -119,9 +141,9 @@ def test_agreement_of_a_perfect_a_random_and_an_odd_partition():
     generator = np.random.default_rng(0)
     truth = generator.integers(10, size=5000)
     renamed, noise = (truth + 3) % 10, generator.integers(10, size=5000)
-    assert selection.agreement([truth, renamed]) == [1.0, 1.0]
-    assert selection.agreement([truth, noise]) == pytest.approx([0, 0], abs=0.01)
-    assert np.argmin(selection.agreement([truth, renamed, noise])) == 2
+    assert selection.agreement(selection.agreement_index([truth, renamed])) == [1.0, 1.0]
+    assert selection.agreement(selection.agreement_index([truth, noise])) == pytest.approx([0, 0], abs=0.01)
+    assert np.argmin(selection.agreement(selection.agreement_index([truth, renamed, noise]))) == 2
 
 
 def test_a_choice_by_agreement_sees_the_drawn_runs_only():
@@ -149,7 +171,12 @@ def test_a_choice_by_agreement_among_many_finds_the_cluster_that_is_right():
 @pytest.mark.parametrize("partitions", [[np.zeros(3)], [np.zeros(3), np.zeros(4)], []])
 def test_agreement_needs_two_partitions_of_the_same_images(partitions):
     with pytest.raises(JointVAEError, match="two or more"):
-        selection.agreement(partitions)
+        selection.agreement_index(partitions)
+
+
+def test_runs_that_sort_nothing_do_not_vote_for_one_another():
+    nothing, other, sorts = np.zeros(40, dtype=int), np.full(40, 3), np.arange(40) % 4
+    assert selection.agreement_index([nothing, other, sorts, sorts]).sum() == 2  # the two that sort, either way round
 
 
 def test_the_final_objective_is_the_loss_of_the_config():
@@ -174,3 +201,44 @@ def test_how_often_luck_alone_puts_all_on_one_side(k, n):
 
 def test_a_tie_is_no_side():
     assert selection.side([1, 2], [1, 0]) == selection.side([0, 1], [1, 2]) == "within"
+
+
+@given(st.integers(2, 6), st.integers(0, 2**16))
+def test_halving_over_all_draws_is_the_game_played_by_hand(k, seed):
+    generator = np.random.default_rng(seed)
+    scores, values = generator.normal(size=(6, 8)), generator.random(6)
+
+    def play(drawn):
+        left = list(drawn)
+        for epoch in (1, 3):  # the ends of a quarter and of a half of eight
+            keep = max(1, len(left) // 2)
+            left = sorted(left, key=lambda run: -scores[run, epoch])[:keep]
+        return values[max(left, key=lambda run: scores[run, -1])]
+
+    kept, cost = selection.best_by_halving(k, scores, values, (1 / 4, 1 / 2))
+    assert kept == pytest.approx(np.mean([play(drawn) for drawn in combinations(range(6), k)]))
+    assert cost == pytest.approx(k / 4 + max(1, k // 2) / 4 + max(1, k // 4) / 2)
+    with pytest.raises(JointVAEError, match="must be from 1 to 6"):
+        selection.best_by_halving(7, scores, values, (1 / 2,))
+
+
+def test_the_objective_of_an_epoch_charges_for_a_missed_capacity(make_record):
+    record = make_record()  # epochs of one step
+    objective = replace(record.config.objective, C_z=Capacity(end=1.0, steps=1), C_c=Capacity(end=2.0, steps=1))
+    curves = {
+        "step": [2, 4],
+        "reconstruction": [200.0, 150.0],
+        "kl_z": [[0.5, 0.5], [1.5, 0.5]],
+        "kl_c": [[2.0], [1.5]],
+    }
+    found = selection.objective_curve(
+        replace(record, config=replace(record.config, objective=objective), curves=curves)
+    )
+    gamma = objective.gamma
+    assert found == pytest.approx([-200.0, -150.0 - gamma * (1.0 + 0.5)])
+
+
+def test_the_objective_of_recorded_epochs_ends_near_that_of_the_finished_runs():
+    for record in results.records(recipe="mnist"):
+        # The one from draws of (z, c), in the mean over an epoch, the other from their modes, at its end.
+        assert selection.objective_curve(record)[-1] == pytest.approx(-selection.final_objective(record), rel=0.15)
