@@ -73,7 +73,7 @@ def main() -> None:
         "seeds_per_hour": 3600 * rate / images,
         "share_of_matmul_rate": rate * flop_per_image() / limit,
         "memory_gib": memory,
-        "memory_estimate_gib": given.seeds * bytes_per_seed(config) / 1024**3,
+        "memory_estimate_gib": given.seeds * bytes_per_seed(config, config.batch_size) / 1024**3,
     }
     print(
         f"{given.seeds} seeds: {found['minutes_for_all_seeds']:.1f} minutes, {found['ratio_median']:.0f} times the "

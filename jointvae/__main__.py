@@ -5,6 +5,7 @@ Exit status: 0 done; 2 bad input, with one sentence that says what to do; 130 in
 """
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -103,7 +104,7 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     collect = _command(
         commands,
         "collect",
-        "copy records of finished runs into a results folder",
+        "copy records of runs into a results folder",
         "collect runs/mnist-short-*.json",
     )
     collect.add_argument("records", type=Path, nargs="+", help="JSON files that training left; weights stay there")
@@ -271,6 +272,9 @@ def main(arguments: list[str] | None = None) -> int:
         way_out = "`make env` installs all that is needed into .venv, whose Python is .venv/bin/python"
         print(f"error: the package '{error.name}' is missing; {way_out}.", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads our output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more at its end
+        return 141
     except OSError as error:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
         return 2
@@ -292,7 +296,7 @@ def _train(options: argparse.Namespace) -> None:
         say = partial(display.say, config.run_name)
         record = runs.run(config, folder, options.device, say, options.film, wait=False)
     display.console.print(runs_table([record]))
-    display.console.print(f"Recorded in {folder / record.name}.json.", highlight=False, soft_wrap=True)
+    display.console.print(f"Recorded in {folder / record.name}.json.", highlight=False, markup=False, soft_wrap=True)
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -303,6 +307,8 @@ def _sweep(options: argparse.Namespace) -> None:
         raise JointVAEError("--seeds and --jobs must be 1 or more.")
     if options.engine not in ENGINES:
         raise JointVAEError(f"There is no engine '{options.engine}'; choose one of {', '.join(ENGINES)}.")
+    if options.together and options.jobs is not None:
+        raise JointVAEError("--together trains all seeds in one process: leave out --jobs.")
     if options.engine == "ray" and options.together:
         raise JointVAEError("--together trains in one process, --engine ray on many machines: choose one.")
     if not 0 <= options.gpus_per_run < float("inf"):
@@ -397,17 +403,23 @@ def _record_reference(options: argparse.Namespace) -> None:
     check_name(options.record)
     model = checkpoints.load_authors(options.model)
     file = options.model / "model.pt" if options.model.is_dir() else options.model
+    path, digest = results.RESULTS / "reference" / f"{options.record}.json", sha256(file)
+    if path.exists():
+        there: results.Reference = results.read(path, results.Reference)
+        if (there.dataset, there.sha256) != (options.dataset, digest):
+            raise JointVAEError(
+                f"{path} holds another model or data set: nothing was changed; choose another name, or move it away."
+            )
     train, test = (_scores(model, options.dataset, split) for split in data.SPLITS)
     reference = results.Reference(
         name=options.record,
         source="trained model published by the paper's author with the paper's code",
         dataset=options.dataset,
-        sha256=sha256(file),
+        sha256=digest,
         provenance=results.Provenance.now(),
         train=train,
         test=test,
     )
-    path = results.RESULTS / "reference" / f"{options.record}.json"
     results.write(path, reference)
     print(f"Recorded in {path}.")
 
@@ -433,7 +445,7 @@ def _claims(options: argparse.Namespace) -> None:
     title = f"Claims of the paper, then questions of the book, by the {len(recorded)} runs in {folder.name}/"
     console.print(claims_table(claims.judge_all(folder), title))
     console.print(runs_table(recorded))
-    yours = [] if options.results else book.your_records(book.RUNS)[0]
+    yours, complaints = ([], []) if options.results else book.your_records(book.RUNS)
     if yours:
         tested = claims.judge_runs(yours)
         if tested:
@@ -441,6 +453,8 @@ def _claims(options: argparse.Namespace) -> None:
                 claims_table(tested, f"The same claims by your {len(yours)} run(s) in {book.RUNS.name}/ alone")
             )
         console.print(runs_table(yours))
+    for complaint in complaints:
+        console.print(f"Not shown: {complaint}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _verify(options: argparse.Namespace) -> None:

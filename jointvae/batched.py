@@ -211,7 +211,7 @@ class _Graph:
         return self.losses.clone()
 
 
-def bytes_per_seed(config: Config) -> int:
+def bytes_per_seed(config: Config, images: int) -> int:
     """An estimate of the memory that one more seed takes, in bytes, from one step of one seed.
 
     Weights, gradients and two moments; and twice what the step keeps for its backward pass, for the gradients of the
@@ -224,16 +224,16 @@ def bytes_per_seed(config: Config) -> int:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    x = torch.zeros(config.batch_size, *config.image[:1], config.image.size, config.image.size)
+    x = torch.zeros(min(config.batch_size, images), *config.image[:1], config.image.size, config.image.size)
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         step_losses(model, config, x, torch.Generator().manual_seed(0), 1, images_of_c(config, x, 1))
     weights = sum(p.nbytes for p in model.parameters())
     return 4 * weights + 2 * sum(kept.values())
 
 
-def seeds_that_fit(config: Config, device: torch.device) -> int:
-    """How many seeds of a config the free memory of a device takes at once; at least one."""
-    return max(1, int(SHARE * free_memory(device) / bytes_per_seed(config)))
+def seeds_that_fit(config: Config, device: torch.device, images: int) -> int:
+    """How many seeds of a config, on so many training images, the free memory takes at once; at least one."""
+    return max(1, int(SHARE * free_memory(device) / bytes_per_seed(config, images)))
 
 
 def free_memory(device: torch.device) -> int:

@@ -66,21 +66,31 @@ def reproduce(tier: str, seed: int, say: runs.Say) -> list[Record]:
     Where MNIST or FashionMNIST can't be had it goes on with the digits that scikit-learn carries, and says so loudly.
     """
     tier = choose_tier(tier)
+    check_parameters(tier, seed)
     configs = plan(tier, seed)
-    try:
-        for name in dict.fromkeys(config.dataset for config in configs):
-            say(name, "checking the data")
+    missing: dict[str, data.DataUnavailableError] = {}
+    for name in dict.fromkeys(config.dataset for config in configs):
+        say(name, "checking the data")
+        try:
             data.load(name, "train")
             data.load(name, "test")
-    except data.DataUnavailableError as error:
-        sentence = f"WITHOUT MNIST: {error} Your runs below were made with the 1,797 small digits of scikit-learn."
+        except data.DataUnavailableError as error:
+            missing[name] = error
+    configs = [config for config in configs if config.dataset not in missing]
+    if "mnist" in missing:
+        sentence = (
+            f"WITHOUT MNIST: {missing['mnist']} Your runs below were made with the 1,797 small digits of scikit-learn."
+        )
         say("ATTENTION", sentence)
-        configs = []
         if fallback_sentence() != sentence:  # an unchanged file makes no chapter run again
             write_atomic(FALLBACK, (sentence + "\n").encode())
-    else:
-        if tier != "smoke":  # the smoke tier needs no MNIST, so it proves nothing about it
-            FALLBACK.unlink(missing_ok=True)
+    elif tier != "smoke":  # the smoke tier needs no MNIST, so it proves nothing about it
+        FALLBACK.unlink(missing_ok=True)
+    if list(missing) == ["fashion"]:
+        say(
+            "ATTENTION",
+            f"WITHOUT FASHIONMNIST: {missing['fashion']} Its runs are left out; the book shows the recorded ones.",
+        )
     if not configs:
         return []
     planned = ", ".join(config.run_name for config in configs)
@@ -128,13 +138,17 @@ def chosen_run(name: str) -> Record:
 def your_records(folder: Path = RUNS) -> tuple[list[Record], list[str]]:
     """The reader's own finished runs, and a sentence for each file that can't be shown."""
     found, complaints = [], []
+    seen: dict[str, Path] = {}
     for path in sorted(folder.glob("*.json")):
         try:
             record = results.read(path)
         except JointVAEError as error:
             complaints.append(str(error))
             continue
-        if record.test is None:
+        first = seen.setdefault(record.config.run_name, path)
+        if first != path:
+            complaints.append(f"{path} is left out: {first} is a record of the same run.")
+        elif record.test is None:
             complaints.append(f"{record.name} has failed: {record.error}")
         else:
             found.append(record)

@@ -82,6 +82,8 @@ def _load_weights(model: JointVAE, tensors: dict[str, Tensor], path: Path) -> No
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise JointVAEError(f"{path} holds no weights: {name} is of the type {tensor.dtype}.")
+        if not tensor.isfinite().all():
+            raise JointVAEError(f"{path} holds weights that are not finite, in {name}: train again.")
     model.load_state_dict(tensors)
 
 
@@ -117,6 +119,10 @@ def load_training(
         raise JointVAEError(f"{path} belongs to a run with another config: delete it, or choose another folder.")
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     _load_weights(model, weights, path)
+    if "noise" in tensors and tensors["noise"].shape != noise.get_state().shape:  # each kind of device has its own
+        raise JointVAEError(
+            f"{path} was begun on another kind of device: go on there (--device), or choose another folder."
+        )
     try:
         _load_optimizer(optimizer, model, tensors)
         noise.set_state(tensors["noise"])

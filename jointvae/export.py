@@ -107,8 +107,8 @@ def picture(model: JointVAE, kl_z: list[float] | None) -> bytes:
 
 
 def used_units(model: JointVAE, kl_z: list[float] | None) -> list[int]:
-    """The units of z that carry something, by falling divergence; all of them in order where it is not known."""
-    if kl_z is None:
+    """The units of z that carry something, by falling divergence; all of them where that leaves no latent to show."""
+    if kl_z is None or not (model.spec.c or max(kl_z, default=0) >= ACTIVE):
         return list(range(model.spec.z))
     return [unit for unit in sorted(range(model.spec.z), key=lambda unit: -kl_z[unit]) if kl_z[unit] >= ACTIVE]
 

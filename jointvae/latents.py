@@ -35,6 +35,7 @@ class LatentSpec:
     c: tuple[int, ...] = (10,)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "c", tuple(self.c))  # also of a list
         if self.z < 0:
             raise JointVAEError(f"z must have 0 or more units, not {self.z}.")
         for n in self.c:

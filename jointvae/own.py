@@ -46,6 +46,8 @@ def datasets(
         raise JointVAEError(f"{len(images)} images are too few: give at least {2 * EVERY}.")
     known = None if labels is None else _labels(np.asarray(labels), len(images))
     n_classes = None if known is None else int(known.max()) + 1  # a split may lack the last of them
+    # Of all images and labels, in both parts: another test image, or a mended label, makes other scores.
+    checksums = {"images": _digest(images)} | ({} if known is None else {"labels": _digest(known)})
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     parts = {"train": order[len(order) // EVERY :], "test": order[: len(order) // EVERY]}
     train, test = (
@@ -54,7 +56,7 @@ def datasets(
             split,
             images[part],
             None if known is None else known[part],
-            {"images": _digest(images[part])},
+            checksums,
             n_classes,
         )
         for split, part in parts.items()
@@ -65,11 +67,13 @@ def datasets(
 def _labels(labels: np.ndarray, n: int) -> Int[Tensor, " n"]:
     if labels.shape != (n,) or labels.dtype.kind not in "iu" or labels.min() < 0:
         raise JointVAEError(f"There must be one whole number from 0 for each of the {n} images, no other labels.")
+    if labels.max() >= n:  # an identifier, most likely: the scores need a row for each class
+        raise JointVAEError(f"A label is {labels.max()}, with {n} images: number the classes 0, 1, 2, and so on.")
     return torch.from_numpy(labels.astype("int64"))
 
 
-def _digest(images: UInt8[Tensor, "n channels side side"]) -> str:
-    return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
+def _digest(numbers: Tensor) -> str:
+    return hashlib.sha256(numbers.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _from_array(array: np.ndarray, channels: int) -> UInt8[Tensor, "n channels h w"]:
@@ -106,7 +110,7 @@ def _from_path(path: Path, channels: int) -> UInt8[Tensor, "n channels h w"]:
 
 
 def _picture(file: Path, channels: int) -> np.ndarray:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
@@ -117,7 +121,7 @@ def _picture(file: Path, channels: int) -> np.ndarray:
                 )
             if image.width != image.height:
                 raise JointVAEError(f"{file} is {image.width} x {image.height} pixels, not square: cut it first.")
-            return np.asarray(image)
+            return np.asarray(ImageOps.exif_transpose(image))  # upright, as a viewer shows it
     except JointVAEError:
         raise
     except Exception:  # Pillow's decoders raise whatever a damaged or hostile file provokes

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from jointvae import data, results, runs
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import encode
-from jointvae.files import write_atomic
+from jointvae.files import alone, write_atomic
 from jointvae.results import RESULTS, Record
 
 FOLDER = RESULTS / "partitions"
@@ -74,17 +74,26 @@ def add(records: Iterable[Path], folder: Path = FOLDER) -> list[str]:
         JointVAEError: if a run has no weights, no c or too many categories, or another partition is kept; then nothing
             is changed.
     """
-    kept: dict[str, dict[str, str]] = {}
-    new: list[str] = []
+    made: list[tuple[str, str, str]] = []  # data set, run, partition
     for path in records:
         record: Record = results.read(path)
-        of_data = kept.setdefault(record.config.dataset, dict(read(record.config.dataset, folder).runs))
-        made = _partition(record, path.parent)
-        if of_data.get(record.name, made) != made:
-            raise JointVAEError(f"Another partition of {record.name} is kept in {folder}: nothing was changed.")
-        if record.name not in of_data:
-            new.append(record.name)
-        of_data[record.name] = made
+        read(record.config.dataset, folder)  # a damaged file says so before the work, not after it
+        made.append((record.config.dataset, record.name, _partition(record, path.parent)))
+    with alone(folder / ".lock", wait=True, refusal=""):  # another process may add its own meanwhile
+        return _merge(made, folder)
+
+
+def _merge(made: list[tuple[str, str, str]], folder: Path) -> list[str]:
+    """Add partitions to the files, or nothing if one of them disagrees with what is kept."""
+    kept: dict[str, dict[str, str]] = {}
+    new: list[str] = []
+    for dataset, name, partition in made:
+        of_data = kept.setdefault(dataset, dict(read(dataset, folder).runs))
+        if of_data.get(name, partition) != partition:
+            raise JointVAEError(f"Another partition of {name} is kept in {folder}: nothing was changed.")
+        if name not in of_data:
+            new.append(name)
+        of_data[name] = partition
     for dataset, of_data in kept.items():
         content = json.dumps(asdict(Partitions(dataset, dict(sorted(of_data.items())))), indent=1) + "\n"
         write_atomic(_path(dataset, folder), content.encode())
@@ -111,9 +120,9 @@ def check(partitions: Partitions, records: Iterable[Record]) -> None:
     usage = {record.name: record.test.usage for record in records if record.test is not None}
     for name in partitions.runs:
         categories, expected = partitions.categories(name), usage.get(name)
-        if expected is None or not np.array_equal(
-            np.bincount(categories, minlength=len(expected)) / len(categories), np.array(expected)
-        ):
+        if expected is None:
+            raise JointVAEError(f"The partition of {name} has no record beside it: `jointvae collect` its record.")
+        if not np.array_equal(np.bincount(categories, minlength=len(expected)) / len(categories), np.array(expected)):
             raise JointVAEError(
                 f"The partition of {name} does not go with a record: make it again with `jointvae partition`."
             )

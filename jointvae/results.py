@@ -317,14 +317,20 @@ def disagreement(first: Record, second: Record) -> str | None:
 
 
 def collect(paths: Iterable[Path], folder: Path = RESULTS / "runs") -> list[Path]:
-    """Copy finished runs' records, without their weights, into a results folder; returns what is new there.
+    """Copy the records of runs, failed ones too, without weights, into a results folder; returns what is new there.
 
     Raises:
-        JointVAEError: if a file is no record, or another result of the same run is there; then nothing is copied.
+        JointVAEError: if a file is no record or bears the name of another run, or if another result of the same run is
+            there; then nothing is copied.
     """
     new: dict[Path, Record] = {}
     for path in paths:
         record: Record = read(path)
+        if record.name != record.config.run_name:  # a file is named after it
+            raise JointVAEError(
+                f"{path} calls itself {record.name!r:.80}, but its config makes it {record.config.run_name}: "
+                "nothing was copied."
+            )
         target = folder / f"{record.name}.json"
         there = new.get(target) or (read(target) if target.exists() else None)
         if there is None:

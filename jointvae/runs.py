@@ -459,7 +459,7 @@ def _train_together(
     say: Say,
 ) -> None:
     if configs:
-        fit = batched.seeds_that_fit(configs[0], device)
+        fit = batched.seeds_that_fit(configs[0], device, len(train_data.images))
         if fit < len(configs):
             say(configs[0].recipe, f"{len(configs)} seeds need more memory than is free; training {fit} at a time")
         trainers = [_start_or_resume(config, folder, device, train_data) for config in configs]

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, StrictInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from jointvae import results, training
+from jointvae.data import DATASETS
 from jointvae.errors import JointVAEError
 from jointvae.files import read_yaml
 from jointvae.results import RESULTS, Record
@@ -56,6 +57,13 @@ class Sweep:
         """
         if setting not in self.settings:
             raise ValueError(f"there is no setting '{setting}', but {', '.join(self.settings)}")
+        changes = self.settings[setting]
+        if "seed" in changes:
+            raise ValueError(f"setting '{setting}': its seeds stand in `seeds`, for all settings")
+        if changes.get("dataset", "mnist") not in DATASETS:
+            raise ValueError(
+                f"setting '{setting}': there is no data set '{changes['dataset']}', but {', '.join(DATASETS)}"
+            )
         try:
             recipe = TypeAdapter(Config).dump_python(training.recipe(self.recipe), mode="json")
             config: Config = results.validate(_changed(recipe, self.settings[setting]), Config)

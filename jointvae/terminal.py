@@ -45,7 +45,7 @@ class Display:
         if isinstance(news, str):
             if name in self.tasks:  # the lines are for what is running: a small terminal has no room for more
                 self.progress.remove_task(self.tasks.pop(name))
-            self.console.print(f"{name}: {news}", highlight=False, soft_wrap=True)
+            self.console.print(f"{name}: {news}", highlight=False, markup=False, soft_wrap=True)
             return
         text = losses(news)
         if not self.console.is_terminal:
@@ -59,7 +59,8 @@ class Display:
         if time.monotonic() - self.last.get(name, -PLAIN_EVERY) < PLAIN_EVERY:
             return
         self.last[name] = time.monotonic()
-        self.console.print(f"{name}: step {news.step:,} of {news.steps:,}, {text}", highlight=False, soft_wrap=True)
+        line = f"{name}: step {news.step:,} of {news.steps:,}, {text}"
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def losses(news: training.Progress) -> str:

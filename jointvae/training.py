@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import ConfigDict, NonNegativeInt, ValidationError
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
@@ -90,7 +90,10 @@ class Config:
         published = RECIPES.get(self.recipe)
         if published == replace(self, seed=published.seed if published else 0):
             return name
-        fields = asdict(replace(self, seed=0))
+        # As a record reads it back: 20 and 20.0 are one setting, and of a reader's objective its values alone remain.
+        adapter: Any = TypeAdapter(Config)
+        read_back = adapter.validate_json(adapter.dump_json(replace(self, seed=0), warnings=False))
+        fields = adapter.dump_python(read_back, mode="json")
         if self.precision == "float32":  # runs had names before there was a choice
             del fields["precision"]
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

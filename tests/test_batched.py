@@ -220,10 +220,10 @@ def test_more_seeds_than_fit_are_cut_into_chunks(quick):
 
 
 def test_the_estimate_of_memory_grows_with_what_a_step_keeps(quick):
-    base = batched.bytes_per_seed(quick)
+    base = batched.bytes_per_seed(quick, 1000)
     weights = sum(p.nbytes for p in training.build(quick).parameters())
     assert base > 4 * weights
-    doubled = batched.bytes_per_seed(replace(quick, batch_size=2 * quick.batch_size))
+    doubled = batched.bytes_per_seed(replace(quick, batch_size=2 * quick.batch_size), 1000)
     assert (doubled - 4 * weights) / (base - 4 * weights) == pytest.approx(2, rel=0.2)
 
 
@@ -233,9 +233,9 @@ def test_at_least_one_seed_fits_and_more_with_more_memory(quick, monkeypatch):
 
     monkeypatch.setattr(batched.psutil, "virtual_memory", lambda: Memory)
     cpu = torch.device("cpu")
-    assert batched.seeds_that_fit(quick, cpu) == 1
-    Memory.available = int(10.5 * batched.bytes_per_seed(quick) / batched.SHARE)
-    assert batched.seeds_that_fit(quick, cpu) == 10
+    assert batched.seeds_that_fit(quick, cpu, 1000) == 1
+    Memory.available = int(10.5 * batched.bytes_per_seed(quick, 1000) / batched.SHARE)
+    assert batched.seeds_that_fit(quick, cpu, 1000) == 10
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the captured step was not compared")
@@ -306,7 +306,7 @@ def test_it_goes_on_with_what_single_runs_left(short, tmp_path):
 
 
 def test_too_little_memory_is_said_and_costs_time_alone(short, tmp_path, monkeypatch):
-    monkeypatch.setattr(batched, "seeds_that_fit", lambda config, device: 2)
+    monkeypatch.setattr(batched, "seeds_that_fit", lambda config, device, images: 2)
     said = []
     configs = runs.seeds(replace(short, epochs=1), 0, 3)
     swept = runs.sweep_together(configs, tmp_path, "cpu", lambda name, news: said.append(news))

@@ -155,6 +155,25 @@ def test_training_state_of_another_config_is_refused(quick, tmp_path):
         training.Trainer(replace(quick, tau=0.5)).resume(tmp_path / "state")
 
 
+def test_a_state_from_another_kind_of_device_is_not_called_damaged(quick, tmp_path):
+    path = tmp_path / "x.training"
+    training.Trainer(quick).save(path)
+    tensors, state = checkpoints._unpack(path)
+    tensors["noise"] = torch.zeros(16, dtype=torch.uint8)  # as long as the state of a GPU's generator
+    path.write_bytes(checkpoints._pack(tensors, state))
+    with pytest.raises(JointVAEError, match="another kind of device"):
+        training.Trainer(quick).resume(path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model = JointVAE(LatentSpec(2, (3,)))
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = float("nan")
+    checkpoints.save_model(tmp_path / "x.safetensors", model)
+    with pytest.raises(JointVAEError, match="not finite"):
+        checkpoints.load_model(tmp_path / "x.safetensors")
+
+
 def test_nothing_is_left_when_writing_fails(tmp_path, monkeypatch):
     import os
 

@@ -241,6 +241,10 @@ class TestNames:
         assert found[2] == names.UnitName("brightness", "bright", "dark")
         assert found[3] == names.UnitName("z4")
 
+    def test_a_model_none_of_whose_units_is_used_shows_them_all(self):
+        assert export.used_units(JointVAE(LatentSpec(2, ())), [0.0, 0.0]) == [0, 1]
+        assert export.used_units(JointVAE(LatentSpec(2, (3,))), [0.0, 0.0]) == []
+
     def test_without_c_and_without_z(self):
         assert names.name_units(Painter(LatentSpec(4, ())))[0].name == "slant"
         assert names.name_units(JointVAE(LatentSpec(0, (3,)))) == []

@@ -1,6 +1,8 @@
 """Data and objectives of the reader's own: read, refused in one sentence, trained, recorded and read back."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -159,8 +161,52 @@ def test_a_run_of_ones_own_is_recorded_and_read_back(tmp_path, quick):
     assert runs.run(config, tmp_path, datasets=own.datasets("mine", made())) == read
     with pytest.raises(JointVAEError, match="of other images"):  # not the old record in the new images' name
         runs.run(config, tmp_path, datasets=own.datasets("mine", made(50)))
+    with pytest.raises(JointVAEError, match="of other images"):  # nor for other labels, which make other scores
+        runs.run(config, tmp_path, datasets=own.datasets("mine", made(), labels=[0, 1] * 20))
+    turned = made()
+    turned[torch.randperm(40, generator=torch.Generator().manual_seed(0))[:8]] ^= 255  # those that are for the test
+    assert torch.equal(own.datasets("mine", turned)[0].images, own.datasets("mine", made())[0].images)
+    with pytest.raises(JointVAEError, match="of other images"):
+        runs.run(config, tmp_path, datasets=own.datasets("mine", turned))
     with pytest.raises(JointVAEError, match="only_c"):
         read.config.objective(torch.zeros(()), torch.zeros(1), torch.zeros(1), 1)
+
+
+def test_a_run_has_one_name_however_its_numbers_are_written(tmp_path, quick):
+    # In a process of its own: the tests check types, and would not let a whole number pass for a real one.
+    script = """
+from dataclasses import replace
+from jointvae import training
+from jointvae.latents import LatentSpec
+config = training.recipe("digits")
+whole, real = (replace(config, tau=a, objective=replace(config.objective, gamma=b)) for a, b in ((1, 20), (1.0, 20.0)))
+assert whole.run_name == real.run_name != config.run_name
+listed = replace(config, latents=LatentSpec(4, [3]))
+assert listed == replace(config, latents=LatentSpec(4, (3,))) and {listed}
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    config = replace(quick, recipe="mine", objective=OnlyC(beta=3.0), epochs=1)
+    record = runs.run(config, tmp_path)
+    assert results.read(tmp_path / f"{record.name}.json").config.run_name == record.name
+    assert results.collect([tmp_path / f"{record.name}.json"], tmp_path / "book")
+
+
+def test_labels_that_number_more_than_the_images_are_no_classes():
+    with pytest.raises(JointVAEError, match="number the classes"):
+        own.datasets("mine", made(), labels=[20_240_101_123] + [0] * 39)
+
+
+def test_a_photo_is_read_as_a_viewer_shows_it(tmp_path):
+    upright = np.zeros((16, 16), np.uint8)
+    upright[:, :8] = 255
+    (tmp_path / "photos").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 3  # the camera was upside down
+    for i in range(10):
+        Image.fromarray(upright).rotate(180).save(tmp_path / "photos" / f"{i}.png", exif=exif)
+    train, _ = own.datasets("mine", tmp_path / "photos")
+    assert train.images[0, 0, :, :8].min() > 250
+    assert train.images[0, 0, :, 24:].max() < 5
 
 
 def test_a_name_of_the_package_is_not_ones_own(tmp_path, quick, make_record):
@@ -193,10 +239,12 @@ def test_classes_of_unknown_data_are_numbers():
 def test_readers_runs_and_their_changes(tmp_path, make_record):
     results.write(tmp_path / "mnist-seed0.json", make_record())
     (tmp_path / "cut.json").write_text("{")
+    results.write(tmp_path / "mnist-seed0 (copy).json", make_record())
     found, complaints = book.your_records(tmp_path)
     assert [record.name for record in found] == ["mnist-seed0"]
-    assert len(complaints) == 1
+    assert len(complaints) == 2
     assert "cut.json" in complaints[0]
+    assert "of the same run" in complaints[1]
     config = training.recipe("digits")
     assert book.changes_text(config) == "the recipe as it is"
     assert book.changes(replace(config, seed=3, batch_size=16)) == {"batch_size": 16}

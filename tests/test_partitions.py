@@ -1,7 +1,7 @@
 """Partitions that are kept beside the records: made from the weights, read back, and refused when they don't fit."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,19 @@ def test_the_command_adds_and_a_second_call_changes_nothing(trained, tmp_path, c
     for new in (1, 0):
         assert cli.main(["partition", str(trained), "--results", str(tmp_path)]) == 0
         assert f"{new} of 1 partitions are new" in capsys.readouterr().out
+
+
+def test_what_another_process_adds_meanwhile_is_kept(trained, tmp_path, monkeypatch):
+    other = partitions.Partitions("digits", {"digits-seed7": "0123"})
+
+    def slow(record, folder):
+        (tmp_path / "digits.json").write_text(json.dumps(asdict(other)))  # while this one is made
+        return "4567"
+
+    monkeypatch.setattr(partitions, "_partition", slow)
+    name = results.read(trained).name
+    assert partitions.add([trained], tmp_path) == [name]
+    assert partitions.read("digits", tmp_path).runs == {**other.runs, name: "4567"}
 
 
 def test_another_partition_of_the_same_run_is_refused_and_kept(trained, tmp_path):

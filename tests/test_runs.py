@@ -210,6 +210,21 @@ def test_reproduce_goes_on_with_the_digits_and_says_so(monkeypatch, tmp_path):
     assert "WITHOUT MNIST" in book.fallback_sentence()
 
 
+def test_reproduce_trains_what_can_be_had(monkeypatch, tmp_path):
+    def only_mnist(name, split, size=32):
+        if name == "fashion":
+            raise data.DataUnavailableError("'fashion' can't be had.")
+
+    monkeypatch.setattr(data, "load", only_mnist)
+    monkeypatch.setattr(book, "FALLBACK", tmp_path / "DATA_FALLBACK")
+    planned, said = [], []
+    monkeypatch.setattr(runs, "sweep", lambda configs, *rest: planned.extend(configs) or [])
+    book.reproduce("cpu", 3, lambda name, news: said.append((name, news)))
+    assert [config.run_name for config in planned] == ["mnist-seed3"]
+    assert "WITHOUT FASHIONMNIST" in dict(said)["ATTENTION"]
+    assert book.fallback_sentence() is None
+
+
 def test_tiers():
     assert book.plan("smoke", 2) == []
     assert [config.run_name for config in book.plan("cpu", 0)] == ["mnist-seed0", "fashion-seed0"]
@@ -235,6 +250,8 @@ BAD = {
     "not a model": "evaluate not-a-model --dataset mnist",
     "other architecture": "evaluate not-a-model --authors --dataset mnist",
     "tier": "reproduce --tier nope",
+    "seed of a tier": "reproduce --tier smoke --seed -5",
+    "jobs of one process": "sweep digits --together --jobs 7",
     "ledger": "claims --results .",
     "seeds": "sweep digits --seeds 0",
 }

@@ -296,3 +296,21 @@ def test_a_record_of_another_schema_is_named(recorded, tmp_path):
     with pytest.raises(JointVAEError, match=r"r\.json has schema 99"):
         results.collect([path], tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+def test_a_record_under_another_runs_name_is_not_collected(recorded, tmp_path):
+    results.write(tmp_path / "edited.json", recorded[0])
+    content = json.loads((tmp_path / "edited.json").read_text())
+    for name in ("../../escaped", "digits-seed0", "a\0b"):
+        (tmp_path / "edited.json").write_text(json.dumps(content | {"name": name}))
+        with pytest.raises(JointVAEError, match=r"calls itself .*nothing was copied"):
+            results.collect([tmp_path / "edited.json"], tmp_path / "results")
+        assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"), [({"seed": 5}, "its seeds stand in"), ({"dataset": "fashon"}, "no data set 'fashon'")]
+)
+def test_a_setting_is_looked_at_before_anything_is_trained(setting, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sweeps.Sweep("?", "digits", [0], {"good": {}, "typo": setting})
