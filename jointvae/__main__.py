@@ -242,17 +242,14 @@ def configure(options: argparse.Namespace) -> "Config":
     latents = LatentSpec(
         spec.z if options.z is None else options.z, spec.c if options.categories is None else tuple(options.categories)
     )
+    config = training.with_latents(config, latents)
     image = config.image if options.image_size is None else ImageShape(config.image.channels, options.image_size)
     objective = config.objective
     assert isinstance(objective, SplitCapacity), "every recipe has the paper's objective"
     C_z = objective.C_z if options.c_z is None else replace(objective.C_z, end=options.c_z)
     C_c = objective.C_c if options.c_c is None else replace(objective.C_c, end=options.c_c)
     gamma = objective.gamma if options.gamma is None else options.gamma
-    if latents != spec:
-        C_c = replace(C_c, ceiling=latents.max_kl_c)
-    return replace(
-        config, latents=latents, image=image, objective=replace(objective, gamma=gamma, C_z=C_z, C_c=C_c), **changes
-    )
+    return replace(config, image=image, objective=replace(objective, gamma=gamma, C_z=C_z, C_c=C_c), **changes)
 
 
 def main(arguments: list[str] | None = None) -> int:

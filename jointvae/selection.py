@@ -289,9 +289,9 @@ def objective_curve(record: Record) -> list[float]:
     """
     curves, objective = record.curves, record.config.objective
     half = curves["step"][0] // 2
-    rows = zip(*(curves[name] for name in ("step", "reconstruction", "kl_z", "kl_c")), strict=True)
-    terms = (objective(*map(torch.tensor, means), step - half) for step, *means in rows)
-    return [-sum(map(float, named.values())) for named in terms]
+    means = (map(torch.tensor, curves[name]) for name in ("reconstruction", "kl_z", "kl_c"))
+    epochs = zip(curves["step"], *means, strict=True)
+    return [-sum(map(float, objective(R, kl_z, kl_c, step - half).values())) for step, R, kl_z, kl_c in epochs]
 
 
 def final_objective(record: Record) -> float:

@@ -5,7 +5,7 @@ a name and its changes to the recipe, nested as in a run record. `{}` is the rec
 kind is written out whole. Sweeps that ask for the same run share its record.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from jointvae import results, training
 from jointvae.data import DATASETS
 from jointvae.errors import JointVAEError
 from jointvae.files import read_yaml
+from jointvae.latents import LatentSpec
 from jointvae.results import RESULTS, Record
 from jointvae.training import Config
 
@@ -65,8 +66,12 @@ class Sweep:
                 f"setting '{setting}': there is no data set '{changes['dataset']}', but {', '.join(DATASETS)}"
             )
         try:
-            recipe = TypeAdapter(Config).dump_python(training.recipe(self.recipe), mode="json")
-            config: Config = results.validate(_changed(recipe, self.settings[setting]), Config)
+            recipe = training.recipe(self.recipe)
+            if isinstance(latents := changes.get("latents"), dict):
+                spec = results.validate(_changed(asdict(recipe.latents), latents), LatentSpec)
+                recipe = training.with_latents(recipe, spec)  # a ceiling of C_c in the file comes after it
+            fields = TypeAdapter(Config).dump_python(recipe, mode="json")
+            config: Config = results.validate(_changed(fields, changes), Config)
             return replace(config, seed=seed)
         except (JointVAEError, ValueError) as error:
             raise ValueError(f"setting '{setting}': {error}".rstrip(".")) from None

@@ -100,6 +100,14 @@ class Config:
         return f"{name}-{digest[:8]}"
 
 
+def with_latents(config: Config, latents: LatentSpec) -> Config:
+    """The config with other latents; C_c ends where these can carry no more (Dupont 2018, section 3)."""
+    objective = config.objective
+    if isinstance(objective, SplitCapacity) and latents != config.latents:
+        objective = replace(objective, C_c=replace(objective.C_c, ceiling=latents.max_kl_c))
+    return replace(config, latents=latents, objective=objective)
+
+
 def _recipes() -> dict[str, Config]:
     mnist = Config(
         # Dupont 2018, appendix, and the authors' published training specification.

@@ -308,6 +308,15 @@ def test_a_record_under_another_runs_name_is_not_collected(recorded, tmp_path):
         assert not (tmp_path / "results").exists()
 
 
+def test_other_latents_end_C_c_where_they_can_carry_no_more():
+    capped = {"latents": {"c": [10, 2]}, "objective": {"C_c": {"ceiling": 1.0}}}
+    sweep = Sweep("?", "digits", [0], {"two": {"latents": {"c": [10, 2]}}, "capped": capped, "recipe": {}})
+    ceilings = {setting: sweep.config(setting, 0).objective.C_c.ceiling for setting in sweep.settings}
+    assert ceilings == pytest.approx({"two": math.log(20), "capped": 1.0, "recipe": math.log(10)})
+    by_command = cli.configure(cli.parser().parse_args(["train", "digits", "--categories", "10", "2"]))
+    assert sweep.config("two", 0) == by_command
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"), [({"seed": 5}, "its seeds stand in"), ({"dataset": "fashon"}, "no data set 'fashon'")]
 )
