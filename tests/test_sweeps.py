@@ -318,7 +318,7 @@ def test_other_latents_end_C_c_where_they_can_carry_no_more():
 
 
 @pytest.mark.parametrize(
-    ("setting", "sentence"), [({"seed": 5}, "its seeds stand in"), ({"dataset": "fashon"}, "no data set 'fashon'")]
+    ("setting", "sentence"), [({"seed": 5}, "its seeds stand in"), ({"dataset": "chairs"}, "no data set 'chairs'")]
 )
 def test_a_setting_is_looked_at_before_anything_is_trained(setting, sentence):
     with pytest.raises(ValueError, match=sentence):
