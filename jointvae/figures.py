@@ -143,7 +143,7 @@ def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Seq
     fig, axes = plt.subplots(
         rows,
         columns,
-        figsize=(min(3.3 * columns + 0.6, 8.2), 3.6 if rows == 1 else 2.7 * rows),
+        figsize=(min(3.3 * columns + 0.6, 8.2), 3.6 if labelled else (2.3 if columns == 4 else 2.7) * rows),
         sharey=True,
         squeeze=False,
     )
@@ -158,6 +158,8 @@ def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Seq
         ax.set_title(title)
         ax.set_xlabel("category of c")
         ax.tick_params(axis="y", rotation=0)
+        if columns == 4:
+            ax.tick_params(axis="x", labelsize=6.5)
     for ax in axes.flat[len(evaluations) :]:
         ax.set_axis_off()
     for ax in axes[:, 0]:
