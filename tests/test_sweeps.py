@@ -56,7 +56,7 @@ def test_changes_reach_the_config_and_leave_the_rest(gamma, nats, steps, z, c):
     assert isinstance(config.objective, SplitCapacity)
     assert (config.objective.gamma, config.objective.C_z.end, config.objective.C_z.steps) == (gamma, nats, steps)
     assert (config.latents.z, config.latents.c, config.seed) == (z, tuple(c), 7)
-    assert config.objective.C_c == mnist.objective.C_c
+    assert config.objective.C_c == replace(mnist.objective.C_c, ceiling=config.latents.max_kl_c)
     assert replace(config, latents=mnist.latents, objective=mnist.objective, seed=0) == mnist
 
 
