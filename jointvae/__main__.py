@@ -1,7 +1,7 @@
 """`python -m jointvae`, or `jointvae` where it is installed: train, evaluate, reproduce, look after the machine.
 
 Exit status: 0 done; 2 bad input, with one sentence that says what to do; 130 interrupted, and the same command goes on;
-1 a bug, with a traceback.
+141 nobody reads the output any more; 1 a bug, with a traceback.
 """
 
 import argparse
@@ -260,6 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         COMMANDS[options.command](options)
+        sys.stdout.flush()  # here, where a reader that has left is no bug
     except JointVAEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -225,6 +225,9 @@ def test_the_estimate_of_memory_grows_with_what_a_step_keeps(quick):
     assert base > 4 * weights
     doubled = batched.bytes_per_seed(replace(quick, batch_size=2 * quick.batch_size), 1000)
     assert (doubled - 4 * weights) / (base - 4 * weights) == pytest.approx(2, rel=0.2)
+    # A batch has no more images than there are.
+    huge, full = (batched.bytes_per_seed(replace(quick, batch_size=size), 20) for size in (10**9, 20))
+    assert huge == full
 
 
 def test_at_least_one_seed_fits_and_more_with_more_memory(quick, monkeypatch):

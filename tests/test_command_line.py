@@ -125,6 +125,13 @@ class TestExitStatus:
         text = (ROOT / "README.md").read_text()
         assert all(f"{status} " in text.partition("Exit status")[2].partition("\n")[0] for status in (0, 2, 130, 1))
 
+    def test_a_reader_that_leaves_is_no_error(self):
+        command = [sys.executable, "-m", "jointvae", "completion", "bash"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
+        process.stderr.close()
+
     def test_the_console_script_is_the_same_program(self):
         scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
         assert scripts == {"jointvae": "jointvae.__main__:main"}
@@ -165,6 +172,20 @@ class TestEvaluateAndRecord:
         for split, scores in (("train", kept.train), ("test", kept.test)):
             assert cli.main([*command, "--split", split]) == 0
             assert json.loads(capsys.readouterr().out) == asdict(scores)
+
+    def test_the_scores_of_another_model_are_not_overwritten(self, folder, capsys):
+        import torch
+
+        command = ["evaluate", str(folder / "grey"), "--authors", "--dataset", "digits", "--record", "theirs"]
+        assert cli.main(command) == 0
+        assert cli.main(command) == 0  # the same model may be scored again
+        torch.manual_seed(1)
+        other = authors_layers(LatentSpec(2, (3,)), ImageShape(1, 32))
+        torch.save(other.state_dict(), folder / "grey" / "model.pt")
+        before = (folder / "results" / "reference" / "theirs.json").read_bytes()
+        assert cli.main(command) == 2
+        assert "holds another model" in capsys.readouterr().err
+        assert (folder / "results" / "reference" / "theirs.json").read_bytes() == before
 
     @pytest.mark.parametrize(
         ("model", "options", "sentence"),
