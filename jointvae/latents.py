@@ -123,6 +123,18 @@ class Posterior:
         c = [F.one_hot(logits.argmax(-1), logits.shape[-1]).to(self.mu.dtype) for logits in self.logits]
         return torch.cat([self.mu, *c], dim=-1)
 
+    def averaged(self, other: "Posterior") -> "Posterior":
+        """The same z, and for every discrete unit the mean of the two distributions.
+
+        >>> sure = Posterior(torch.zeros(1, 0), torch.zeros(1, 0), (torch.tensor([[50.0, 0.0]]),))
+        >>> unsure = Posterior(torch.zeros(1, 0), torch.zeros(1, 0), (torch.tensor([[0.0, 0.0]]),))
+        >>> sure.averaged(unsure).logits[0].exp()
+        tensor([[0.7500, 0.2500]])
+        """
+        pairs = zip(self.logits, other.logits, strict=True)
+        means = [torch.logaddexp(a.log_softmax(-1), b.log_softmax(-1)) - math.log(2) for a, b in pairs]
+        return Posterior(self.mu, self.logvar, tuple(means))
+
     def kl_z(self) -> Float[Tensor, "batch D"]:
         """KL(q(z_j|x) || N(0, 1)) for each image and unit, in nats (Kingma and Welling 2014, appendix B)."""
         return 0.5 * (self.mu.square() + self.logvar.exp() - 1 - self.logvar)

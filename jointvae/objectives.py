@@ -1,4 +1,4 @@
-"""The paper's four objectives, all minimised, all in nats per image; two more; and the base of the reader's own.
+"""The paper's four objectives, all minimised, all in nats per image; three more; and the base of the reader's own.
 
 Each is a frozen dataclass that is called with the batch means of the reconstruction loss and of the KL divergence of
 every latent unit, and returns its named terms; the loss is their plain sum. A capacity is a pure function of the step,
@@ -80,6 +80,7 @@ class _Objective:
 
     holds_information: ClassVar[bool] = False  # is called with I(x; c_i) of the batch in place of KL_c
     transformation: Affine | None = None  # of the images that c is read from
+    agreed: ClassVar[bool] = False  # that information is what c says of an image and of its transformed copy alike
 
     def capacities(self, step: int) -> dict[str, float]:
         """None of its terms has a capacity."""
@@ -219,6 +220,21 @@ class AugmentedInformation(SplitInformation):
 
 
 @dataclass(frozen=True)
+class AgreedInformation(AugmentedInformation):
+    """The loss of `AugmentedInformation`, with the information that an image and its transformed copy agree on.
+
+    It is that of the mean of their two posteriors, so each nat by which they differ is paid for with gamma. Not the
+    paper's; Hu et al. (2017) and Ji et al. (2019) ask for agreement and information in other terms.
+
+    Raises:
+        JointVAEError: if gamma is below zero.
+    """
+
+    agreed: ClassVar[bool] = True
+    name: Literal["agreed_information"] = "agreed_information"  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
 class Own(_Objective):
     """The base of an objective of your own: a frozen dataclass whose fields are its settings.
 
@@ -226,9 +242,10 @@ class Own(_Objective):
 
     A subclass gives `name` a default and defines `__call__` as the objectives above do; with capacities that it wants
     to see in the curves, `capacities` too. With `holds_information = True` in its body it is called with I(x; c_i) in
-    place of KL_c; with a setting `transformation`, an `Affine`, c is read from transformed images. Where many seeds are
-    trained at once, `step` is a tensor, whose value a GPU does not let one look at: `Capacity` and `minimum` don't. A
-    record keeps the name and the settings. The code stays with its author.
+    place of KL_c; with a setting `transformation`, an `Affine`, c is read from transformed images; with `agreed = True`
+    as well, the information is that of the mean of the posteriors of an image and of its transformed copy. Where many
+    seeds are trained at once, `step` is a tensor, whose value a GPU does not let one look at: `Capacity` and `minimum`
+    don't. A record keeps the name and the settings. The code stays with its author.
     """
 
     name: str
@@ -281,4 +298,13 @@ def _is_setting(value: Any, levels: int = NESTED) -> bool:
     return isinstance(value, float | int | str | None)
 
 
-Objective = ELBO | BetaVAE | AnnealedCapacity | SplitCapacity | SplitInformation | AugmentedInformation | Own
+Objective = (
+    ELBO
+    | BetaVAE
+    | AnnealedCapacity
+    | SplitCapacity
+    | SplitInformation
+    | AugmentedInformation
+    | AgreedInformation
+    | Own
+)

@@ -254,13 +254,14 @@ def step_losses(
         The loss to minimise; and, detached, the reconstruction loss and the KL of every unit of z, then of c.
     """
     with in_precision(config.precision, x.device):
-        posterior = model.encode(x)
+        posterior = of_x = model.encode(x)
         if x_c is not None:
-            posterior = Posterior(posterior.mu, posterior.logvar, model.encode(x_c).logits)
+            posterior = Posterior(of_x.mu, of_x.logvar, model.encode(x_c).logits)
         logits = model.decode(posterior.sample(noise, config.tau))
     reconstruction = reconstruction_loss(logits, x)
     kl_z, kl_c = posterior.kl_z().mean(0), posterior.kl_c().mean(0)
-    held = posterior.information() if config.objective.holds_information else kl_c
+    informed = posterior.averaged(of_x) if config.objective.agreed else posterior
+    held = informed.information() if config.objective.holds_information else kl_c
     loss = torch.stack(list(config.objective(reconstruction, kl_z, held, step).values())).sum()
     return loss, torch.cat([reconstruction.view(1), kl_z, kl_c]).detach()
 

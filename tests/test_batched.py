@@ -14,6 +14,7 @@ from jointvae.latents import LatentSpec, draw_noise
 from jointvae.model import ImageShape
 from jointvae.objectives import (
     ELBO,
+    AgreedInformation,
     AnnealedCapacity,
     AugmentedInformation,
     BetaVAE,
@@ -75,6 +76,7 @@ def gradients(batch):
         {"objective": SplitCapacity(100.0, C_c=Capacity(0.0, 10.0, 3, ceiling=1.0))},
         {"objective": SplitInformation(30.0), "latents": LatentSpec(2, (10, 3))},
         {"objective": AugmentedInformation(30.0)},
+        {"objective": AgreedInformation(30.0)},
         {"latents": LatentSpec(0, (10, 3))},
         {"latents": LatentSpec(5, ())},
         {"image": ImageShape(3, 64)},

@@ -15,6 +15,7 @@ from jointvae import augmentation, results, training
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec, Posterior, draw_noise
 from jointvae.objectives import (
+    AgreedInformation,
     AnnealedCapacity,
     AugmentedInformation,
     BetaVAE,
@@ -122,6 +123,36 @@ def test_augmented_information_reads_c_alone_from_another_image(quick, generator
         strict=True,
     ):
         torch.testing.assert_close(one, two)
+
+
+def test_agreed_information_is_what_both_images_say(quick, generator):
+    """It holds I of the mean posterior, which is the mean of the two I less their Jensen-Shannon divergence."""
+    x = torch.rand(8, 1, 32, 32, generator=generator)
+    shut = Capacity(0.0, 0.0, 1)  # so the loss is the reconstruction and gamma times what is held
+    config = replace(quick, objective=AgreedInformation(30.0, shut, shut))
+    model, noise = training.build(config), draw_noise(config.latents, (8,), generator)
+    with torch.no_grad():
+        model.head.weight[-10:] *= 500  # so that the two differ
+    x_c = training.images_of_c(config, x, 7)
+    loss, terms = training.step_losses(model, config, x, noise, 7, x_c)
+    p, q = (model.encode(images).logits[0].double().softmax(-1) for images in (x, x_c))
+    apart = torch.distributions.kl_divergence
+    means = [one.mean(0) for one in (p, q)]
+    mixed = torch.distributions.Categorical((p + q) / 2)
+    whole = apart(mixed, torch.distributions.Categorical((means[0] + means[1]) / 2)).mean()
+    own = [
+        apart(torch.distributions.Categorical(one), torch.distributions.Categorical(sum(means) / 2)).mean()
+        for one in (p, q)
+    ]
+    price = sum(apart(torch.distributions.Categorical(one), mixed).mean() for one in (p, q)) / 2
+    assert price > 0.01
+    assert whole.item() == pytest.approx((sum(own) / 2 - price).item(), abs=1e-9)
+    kl_z = model.encode(x).kl_z().mean(0).sum()
+    assert loss.item() == pytest.approx((terms[0] + 30 * (kl_z + whole)).item(), rel=1e-5)
+    plain = replace(config, objective=AugmentedInformation(30.0, shut, shut))
+    other, same = training.step_losses(model, plain, x, noise, 7, x_c)
+    assert torch.equal(terms, same)  # the draw and the curves are those of AugmentedInformation
+    assert other != loss
 
 
 @pytest.mark.parametrize("stop", [1, 2])
