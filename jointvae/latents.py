@@ -135,6 +135,18 @@ class Posterior:
         means = [torch.logaddexp(a.log_softmax(-1), b.log_softmax(-1)) - math.log(2) for a, b in pairs]
         return Posterior(self.mu, self.logvar, tuple(means))
 
+    def divergence(self, other: "Posterior") -> Float[Tensor, "batch units"]:
+        """The Jensen-Shannon divergence of q(c_i|x) from the other's, for each image and discrete unit, in nats.
+
+        It is I(a; c_i | x) if a, the choice between the two, is a fair coin: at most log 2.
+
+        >>> one, two = torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]])
+        >>> first, second = (Posterior(one[:, :0], one[:, :0], (logits,)) for logits in (one, two))
+        >>> first.divergence(second), first.divergence(first)
+        (tensor([[0.6931]]), tensor([[0.]]))
+        """
+        return 0.5 * (self.kl_c() + other.kl_c()) - self.averaged(other).kl_c()
+
     def kl_z(self) -> Float[Tensor, "batch D"]:
         """KL(q(z_j|x) || N(0, 1)) for each image and unit, in nats (Kingma and Welling 2014, appendix B)."""
         return 0.5 * (self.mu.square() + self.logvar.exp() - 1 - self.logvar)

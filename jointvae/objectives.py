@@ -1,4 +1,4 @@
-"""The paper's four objectives, all minimised, all in nats per image; three more; and the base of the reader's own.
+"""The paper's four objectives, all minimised, all in nats per image; four more; and the base of the reader's own.
 
 Each is a frozen dataclass that is called with the batch means of the reconstruction loss and of the KL divergence of
 every latent unit, and returns its named terms; the loss is their plain sum. A capacity is a pure function of the step,
@@ -84,6 +84,10 @@ class _Objective:
 
     def capacities(self, step: int) -> dict[str, float]:
         """None of its terms has a capacity."""
+        return {}
+
+    def disagreement(self, price: Float[Tensor, " units"]) -> Terms:
+        """No term for the nats by which c differs on an image and on its transformed copy."""
         return {}
 
 
@@ -223,8 +227,8 @@ class AugmentedInformation(SplitInformation):
 class AgreedInformation(AugmentedInformation):
     """The loss of `AugmentedInformation`, with the information that an image and its transformed copy agree on.
 
-    It is that of the mean of their two posteriors, so each nat by which they differ is paid for with gamma. Not the
-    paper's; Hu et al. (2017) and Ji et al. (2019) ask for agreement and information in other terms.
+    It is that of the mean of their two posteriors. While C_c is above it, each nat by which they differ costs gamma;
+    while C_c is below it, each gains gamma. Not the paper's.
 
     Raises:
         JointVAEError: if gamma is below zero.
@@ -232,6 +236,24 @@ class AgreedInformation(AugmentedInformation):
 
     agreed: ClassVar[bool] = True
     name: Literal["agreed_information"] = "agreed_information"  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class ChargedInformation(AugmentedInformation):
+    """The loss of `AugmentedInformation` + gamma I(a; c | x): what c tells about the transformation a is paid for.
+
+    It is the Jensen-Shannon divergence of the posteriors of an image and of its transformed copy. Not the paper's; Hu
+    et al. (2017) add such a term to the information too, with another divergence.
+
+    Raises:
+        JointVAEError: if gamma is below zero.
+    """
+
+    name: Literal["charged_information"] = "charged_information"  # type: ignore[assignment]
+
+    def disagreement(self, price: Float[Tensor, " units"]) -> Terms:
+        """The term for the nats by which c differs on an image and on its transformed copy."""
+        return {"disagreement": self.gamma * price.sum()}
 
 
 @dataclass(frozen=True)
@@ -243,7 +265,8 @@ class Own(_Objective):
     A subclass gives `name` a default and defines `__call__` as the objectives above do; with capacities that it wants
     to see in the curves, `capacities` too. With `holds_information = True` in its body it is called with I(x; c_i) in
     place of KL_c; with a setting `transformation`, an `Affine`, c is read from transformed images; with `agreed = True`
-    as well, the information is that of the mean of the posteriors of an image and of its transformed copy. Where many
+    as well, the information is that of the mean of the posteriors of an image and of its transformed copy, and
+    `disagreement` is called with the Jensen-Shannon divergence of the two, for each discrete unit. Where many
     seeds are trained at once, `step` is a tensor, whose value a GPU does not let one look at: `Capacity` and `minimum`
     don't. A record keeps the name and the settings. The code stays with its author.
     """
@@ -306,5 +329,6 @@ Objective = (
     | SplitInformation
     | AugmentedInformation
     | AgreedInformation
+    | ChargedInformation
     | Own
 )

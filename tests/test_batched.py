@@ -19,6 +19,7 @@ from jointvae.objectives import (
     AugmentedInformation,
     BetaVAE,
     Capacity,
+    ChargedInformation,
     SplitCapacity,
     SplitInformation,
 )
@@ -77,6 +78,7 @@ def gradients(batch):
         {"objective": SplitInformation(30.0), "latents": LatentSpec(2, (10, 3))},
         {"objective": AugmentedInformation(30.0)},
         {"objective": AgreedInformation(30.0)},
+        {"objective": ChargedInformation(30.0), "latents": LatentSpec(2, (10, 3))},
         {"latents": LatentSpec(0, (10, 3))},
         {"latents": LatentSpec(5, ())},
         {"image": ImageShape(3, 64)},

@@ -20,6 +20,7 @@ from jointvae.objectives import (
     AugmentedInformation,
     BetaVAE,
     Capacity,
+    ChargedInformation,
     SplitCapacity,
     SplitInformation,
 )
@@ -125,34 +126,32 @@ def test_augmented_information_reads_c_alone_from_another_image(quick, generator
         torch.testing.assert_close(one, two)
 
 
-def test_agreed_information_is_what_both_images_say(quick, generator):
-    """It holds I of the mean posterior, which is the mean of the two I less their Jensen-Shannon divergence."""
+def test_agreed_and_charged_information_are_the_parts_of_the_chain_rule(quick, generator):
+    """I(x, a; c) = I(x; c) + I(a; c | x): one holds the first part, the other adds the second to the loss."""
     x = torch.rand(8, 1, 32, 32, generator=generator)
     shut = Capacity(0.0, 0.0, 1)  # so the loss is the reconstruction and gamma times what is held
-    config = replace(quick, objective=AgreedInformation(30.0, shut, shut))
-    model, noise = training.build(config), draw_noise(config.latents, (8,), generator)
+    model, noise = training.build(quick), draw_noise(quick.latents, (8,), generator)
     with torch.no_grad():
         model.head.weight[-10:] *= 500  # so that the two differ
-    x_c = training.images_of_c(config, x, 7)
-    loss, terms = training.step_losses(model, config, x, noise, 7, x_c)
-    p, q = (model.encode(images).logits[0].double().softmax(-1) for images in (x, x_c))
-    apart = torch.distributions.kl_divergence
-    means = [one.mean(0) for one in (p, q)]
-    mixed = torch.distributions.Categorical((p + q) / 2)
-    whole = apart(mixed, torch.distributions.Categorical((means[0] + means[1]) / 2)).mean()
-    own = [
-        apart(torch.distributions.Categorical(one), torch.distributions.Categorical(sum(means) / 2)).mean()
-        for one in (p, q)
-    ]
-    price = sum(apart(torch.distributions.Categorical(one), mixed).mean() for one in (p, q)) / 2
-    assert price > 0.01
-    assert whole.item() == pytest.approx((sum(own) / 2 - price).item(), abs=1e-9)
-    kl_z = model.encode(x).kl_z().mean(0).sum()
-    assert loss.item() == pytest.approx((terms[0] + 30 * (kl_z + whole)).item(), rel=1e-5)
-    plain = replace(config, objective=AugmentedInformation(30.0, shut, shut))
-    other, same = training.step_losses(model, plain, x, noise, 7, x_c)
+
+    def loss_of(kind):
+        config = replace(quick, objective=kind(30.0, shut, shut))
+        return training.step_losses(model, config, x, noise, 7, training.images_of_c(config, x, 7))
+
+    plain, terms = loss_of(AugmentedInformation)
+    agreed, same = loss_of(AgreedInformation)
+    charged, too = loss_of(ChargedInformation)
     assert torch.equal(terms, same)  # the draw and the curves are those of AugmentedInformation
-    assert other != loss
+    assert torch.equal(terms, too)
+    x_c = training.images_of_c(replace(quick, objective=AugmentedInformation()), x, 7)
+    both = torch.stack([model.encode(images).logits[0].double().softmax(-1) for images in (x, x_c)])
+    Categorical, apart = torch.distributions.Categorical, torch.distributions.kl_divergence
+    of_images = apart(Categorical(both.mean(0)), Categorical(both.mean((0, 1)))).mean()
+    price = apart(Categorical(both), Categorical(both.mean(0))).mean()
+    assert price > 0.01
+    kl_z = model.encode(x).kl_z().mean(0).sum()
+    assert agreed.item() == pytest.approx((terms[0] + 30 * (kl_z + of_images)).item(), rel=1e-5)
+    assert (charged - plain).item() == pytest.approx(30 * price.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("stop", [1, 2])
