@@ -16,10 +16,12 @@ from jointvae.errors import JointVAEError
 from jointvae.latents import draw_noise
 from jointvae.objectives import (
     ELBO,
+    AgreedInformation,
     AnnealedCapacity,
     AugmentedInformation,
     BetaVAE,
     Capacity,
+    ChargedInformation,
     Own,
     SplitCapacity,
     SplitInformation,
@@ -81,9 +83,10 @@ def test_split_information_is_the_split_under_another_name():
     ours, theirs = SplitInformation(30.0, C_z, C_c), SplitCapacity(30.0, C_z, C_c)
     assert total(ours, 1.0, [2.0, 0.5], [1.5], 50) == total(theirs, 1.0, [2.0, 0.5], [1.5], 50)
     assert ours != theirs
-    for objective in (ours, theirs):
+    for objective in (ours, theirs, AgreedInformation(30.0, C_z, C_c), ChargedInformation(30.0, C_z, C_c)):
         config = results.validate(json.loads(json.dumps(asdict(Config(objective=objective)))), Config)
         assert type(config.objective) is type(objective)
+        assert config.objective == objective
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,30 @@ def test_ones_own_objective_can_hold_the_information_and_read_c_from_other_image
     losses = [training.step_losses(model, one, x, noise, 7, x_c)[0] for one in (config, theirs)]
     assert torch.equal(*losses)
     runs.check_config(config)
+
+
+@dataclass(frozen=True)
+class Fickle(Twin):
+    """Ten times the nats by which c differs on the two images, in place of what it says of both."""
+
+    agreed = True
+    name: str = "fickle"
+
+    def disagreement(self, price):
+        return {"disagreement": 10 * price.sum()}
+
+
+def test_ones_own_objective_can_charge_what_c_tells_about_the_transformation(generator):
+    config, x = Config(objective=Fickle()), torch.rand(8, 1, 32, 32, generator=generator)
+    agreed = replace(config, objective=AgreedInformation())
+    model, noise = training.build(config), draw_noise(config.latents, (8,), generator)
+    with torch.no_grad():
+        model.head.weight[-10:] *= 500
+    x_c = training.images_of_c(config, x, 7)
+    ours, theirs = (training.step_losses(model, one, x, noise, 7, x_c)[0] for one in (config, agreed))
+    price = model.encode(x).divergence(model.encode(x_c)).mean()
+    assert price > 0.01
+    assert (ours - theirs).item() == pytest.approx(10 * price.item(), rel=1e-2)
 
 
 def test_a_missing_latent_has_no_term():
