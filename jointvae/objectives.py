@@ -80,7 +80,7 @@ class _Objective:
 
     holds_information: ClassVar[bool] = False  # is called with I(x; c_i) of the batch in place of KL_c
     transformation: Affine | None = None  # of the images that c is read from
-    agreed: ClassVar[bool] = False  # that information is what c says of an image and of its transformed copy alike
+    agreed: ClassVar[bool] = False  # that information is that of the mean posterior of an image and its copy
 
     def capacities(self, step: int) -> dict[str, float]:
         """None of its terms has a capacity."""
@@ -225,10 +225,10 @@ class AugmentedInformation(SplitInformation):
 
 @dataclass(frozen=True)
 class AgreedInformation(AugmentedInformation):
-    """The loss of `AugmentedInformation`, with the information that an image and its transformed copy agree on.
+    """The loss of `AugmentedInformation`, with the information of the mean posterior of an image and its copy.
 
-    It is that of the mean of their two posteriors. While C_c is above it, each nat by which they differ costs gamma;
-    while C_c is below it, each gains gamma. Not the paper's.
+    c is still drawn from the transformed copy. At a given I(x, a; c), each nat by which the two posteriors differ costs
+    gamma while the information is below C_c, and gains gamma while it is above. Not the paper's.
 
     Raises:
         JointVAEError: if gamma is below zero.
@@ -242,8 +242,9 @@ class AgreedInformation(AugmentedInformation):
 class ChargedInformation(AugmentedInformation):
     """The loss of `AugmentedInformation` + gamma I(a; c | x): what c tells about the transformation a is paid for.
 
-    It is the Jensen-Shannon divergence of the posteriors of an image and of its transformed copy. Not the paper's; Hu
-    et al. (2017) add such a term to the information too, with another divergence.
+    It is the Jensen-Shannon divergence of the posteriors of an image and of its transformed copy; the information that
+    is held is that of the copies alone, as there. Not the paper's; Hu et al. (2017) add such a term to the information
+    too, with another divergence.
 
     Raises:
         JointVAEError: if gamma is below zero.
@@ -264,11 +265,11 @@ class Own(_Objective):
 
     A subclass gives `name` a default and defines `__call__` as the objectives above do; with capacities that it wants
     to see in the curves, `capacities` too. With `holds_information = True` in its body it is called with I(x; c_i) in
-    place of KL_c; with a setting `transformation`, an `Affine`, c is read from transformed images; with `agreed = True`
-    as well, the information is that of the mean of the posteriors of an image and of its transformed copy, and
-    `disagreement` is called with the Jensen-Shannon divergence of the two, for each discrete unit. Where many
-    seeds are trained at once, `step` is a tensor, whose value a GPU does not let one look at: `Capacity` and `minimum`
-    don't. A record keeps the name and the settings. The code stays with its author.
+    place of KL_c; with a setting `transformation`, an `Affine`, c is read from transformed images, and `disagreement`
+    is called with the Jensen-Shannon divergence of the posteriors of an image and of its copy, for each discrete unit.
+    With `agreed = True` beside these two, the information is that of the mean of the two posteriors. Where many seeds
+    are trained at once, `step` is a tensor, whose value a GPU does not let one look at: `Capacity` and `minimum` don't.
+    A record keeps the name and the settings. The code stays with its author.
     """
 
     name: str

@@ -262,10 +262,10 @@ def step_losses(
     kl_z, kl_c = posterior.kl_z().mean(0), posterior.kl_c().mean(0)
     informed = posterior.averaged(of_x) if config.objective.agreed else posterior
     held = informed.information() if config.objective.holds_information else kl_c
-    terms = config.objective(reconstruction, kl_z, held, step)
+    terms = list(config.objective(reconstruction, kl_z, held, step).values())
     if x_c is not None:
-        terms |= config.objective.disagreement(posterior.divergence(of_x).mean(0))
-    loss = torch.stack(list(terms.values())).sum()
+        terms += config.objective.disagreement(posterior.divergence(of_x).mean(0)).values()
+    loss = torch.stack(terms).sum()
     return loss, torch.cat([reconstruction.view(1), kl_z, kl_c]).detach()
 
 

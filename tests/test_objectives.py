@@ -115,7 +115,7 @@ def test_ones_own_objective_can_hold_the_information_and_read_c_from_other_image
 
 @dataclass(frozen=True)
 class Fickle(Twin):
-    """Ten times the nats by which c differs on the two images, in place of what it says of both."""
+    """It charges ten times the nats by which c differs on the two images, beside the information of the mean."""
 
     agreed = True
     name: str = "fickle"

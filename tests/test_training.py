@@ -126,32 +126,34 @@ def test_augmented_information_reads_c_alone_from_another_image(quick, generator
         torch.testing.assert_close(one, two)
 
 
-def test_agreed_and_charged_information_are_the_parts_of_the_chain_rule(quick, generator):
-    """I(x, a; c) = I(x; c) + I(a; c | x): one holds the first part, the other adds the second to the loss."""
-    x = torch.rand(8, 1, 32, 32, generator=generator)
-    shut = Capacity(0.0, 0.0, 1)  # so the loss is the reconstruction and gamma times what is held
-    model, noise = training.build(quick), draw_noise(quick.latents, (8,), generator)
+@pytest.mark.parametrize("capacity", [0.0, 9.0], ids=["above", "below"])
+def test_agreed_and_charged_information_are_their_formulas(quick, generator, capacity):
+    """One holds the information of the mean posterior, the other adds the Jensen-Shannon divergence to the loss."""
+    x, spec = torch.rand(8, 1, 32, 32, generator=generator), LatentSpec(2, (10, 3))
+    C_z, C_c = Capacity(0.0, 0.0, 1), Capacity(capacity, capacity, 1)
+    config = replace(quick, latents=spec, objective=AugmentedInformation(30.0, C_z, C_c))
+    model, noise = training.build(config), draw_noise(spec, (8,), generator)
     with torch.no_grad():
-        model.head.weight[-10:] *= 500  # so that the two differ
+        model.head.weight[-13:] *= 500  # so that the two differ
+    x_c = training.images_of_c(config, x, 7)
 
     def loss_of(kind):
-        config = replace(quick, objective=kind(30.0, shut, shut))
-        return training.step_losses(model, config, x, noise, 7, training.images_of_c(config, x, 7))
+        return training.step_losses(model, replace(config, objective=kind(30.0, C_z, C_c)), x, noise, 7, x_c)
 
     plain, terms = loss_of(AugmentedInformation)
     agreed, same = loss_of(AgreedInformation)
     charged, too = loss_of(ChargedInformation)
     assert torch.equal(terms, same)  # the draw and the curves are those of AugmentedInformation
     assert torch.equal(terms, too)
-    x_c = training.images_of_c(replace(quick, objective=AugmentedInformation()), x, 7)
-    both = torch.stack([model.encode(images).logits[0].double().softmax(-1) for images in (x, x_c)])
     Categorical, apart = torch.distributions.Categorical, torch.distributions.kl_divergence
-    of_images = apart(Categorical(both.mean(0)), Categorical(both.mean((0, 1)))).mean()
-    price = apart(Categorical(both), Categorical(both.mean(0))).mean()
-    assert price > 0.01
+    units = zip(model.encode(x).logits, model.encode(x_c).logits, strict=True)
+    pairs = [torch.stack(pair).double().softmax(-1) for pair in units]
+    held = sum(apart(Categorical(p.mean(0)), Categorical(p.mean((0, 1)))).mean() for p in pairs)
+    prices = [apart(Categorical(p), Categorical(p.mean(0))).mean().item() for p in pairs]
+    assert min(prices) > 0.001
     kl_z = model.encode(x).kl_z().mean(0).sum()
-    assert agreed.item() == pytest.approx((terms[0] + 30 * (kl_z + of_images)).item(), rel=1e-5)
-    assert (charged - plain).item() == pytest.approx(30 * price.item(), rel=1e-3)
+    assert agreed.item() == pytest.approx((terms[0] + 30 * (kl_z + (held - capacity).abs())).item(), rel=1e-5)
+    assert (charged - plain).item() == pytest.approx(30 * sum(prices), rel=1e-3)
 
 
 @pytest.mark.parametrize("stop", [1, 2])
