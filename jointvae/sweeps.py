@@ -70,8 +70,7 @@ class Sweep:
             if isinstance(latents := changes.get("latents"), dict):
                 spec = results.validate(_changed(asdict(recipe.latents), latents), LatentSpec)
                 recipe = training.with_latents(recipe, spec)  # a ceiling of C_c in the file comes after it
-            fields = TypeAdapter(Config).dump_python(recipe, mode="json")
-            config: Config = results.validate(_changed(fields, changes), Config)
+            config: Config = results.validate(_changed(training.as_fields(recipe), changes), Config)
             return replace(config, seed=seed)
         except (JointVAEError, ValueError) as error:
             raise ValueError(f"setting '{setting}': {error}".rstrip(".")) from None

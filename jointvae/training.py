@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -91,13 +92,23 @@ class Config:
         if published == replace(self, seed=published.seed if published else 0):
             return name
         # As a record reads it back: 20 and 20.0 are one setting, and of a reader's objective its values alone remain.
-        adapter: Any = TypeAdapter(Config)
-        read_back = adapter.validate_json(adapter.dump_json(replace(self, seed=0), warnings=False))
-        fields = adapter.dump_python(read_back, mode="json")
+        adapter = _adapter()
+        fields = as_fields(adapter.validate_json(adapter.dump_json(replace(self, seed=0), warnings=False)))
         if self.precision == "float32":  # runs had names before there was a choice
             del fields["precision"]
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         return f"{name}-{digest[:8]}"
+
+
+@cache
+def _adapter() -> Any:  # to build it takes longer than to read a hundred configs with it
+    return TypeAdapter(Config)
+
+
+def as_fields(config: Config) -> dict[str, Any]:
+    """A config as a record writes it."""
+    fields: dict[str, Any] = _adapter().dump_python(config, mode="json")
+    return fields
 
 
 def with_latents(config: Config, latents: LatentSpec) -> Config:
