@@ -36,7 +36,18 @@ def overlap(evaluation: Evaluation, first: str, second: str, classes: tuple[str,
     return float(np.minimum(shares[classes.index(first)], shares[classes.index(second)]).sum())
 
 
-# Each takes one number from a record: a share, or nats.
+PURE, USED = 0.8, 0.01  # shares: of a category that is one class, and of the images in a category that counts
+
+
+def classes_with_styles(evaluation: Evaluation) -> int:
+    """The number of classes that have two categories or more to themselves: nearly pure ones that are in use."""
+    confusion = np.array(evaluation.confusion)
+    sizes = confusion.sum(axis=0)
+    own = (confusion.max(axis=0) >= PURE * sizes) & (sizes >= USED * sizes.sum())
+    return int((np.bincount(confusion.argmax(axis=0)[own], minlength=1) > 1).sum())
+
+
+# Each takes one number from a record: a share, nats, or how many there are.
 METRICS: dict[str, Callable[[Any], float | None]] = {
     "accuracy": lambda record: _test(record).accuracy,
     "majority": lambda record: _test(record).accuracy_majority,
@@ -51,6 +62,8 @@ METRICS: dict[str, Callable[[Any], float | None]] = {
     "reconstruction": lambda record: record.train.reconstruction,
     "training_reconstruction": lambda record: record.curves["reconstruction"][-1],
     "shirts_overlap": lambda record: overlap(_test(record), "T-shirt", "shirt", CLASSES["fashion"]),
+    "seven_nine_overlap": lambda record: overlap(_test(record), "7", "9", CLASSES["mnist"]),
+    "classes_with_styles": lambda record: float(classes_with_styles(_test(record))),
 }
 CHOICE = 8  # runs that a label-free choice is made among
 POPULATION, HALVED_AT = 4, (1 / 4, 1 / 2)  # runs that are halved, at these shares of the epochs: the cost of two runs

@@ -244,6 +244,15 @@ def test_the_claim_on_collapse_means_what_the_chapters_call_collapsed():
     assert row.reproduced.at_least == pytest.approx(evaluation.COLLAPSED, abs=5e-4)
 
 
+def test_styles_by_hand(make_record):
+    pure_twice = [[10, 8, 2], [1, 0, 19]]  # the first class has two categories, of 91 and 100 %
+    mixed = [[10, 8, 2], [10, 0, 10]]  # now the first of them is half the other class
+    unused = [[198, 1, 1], [0, 0, 2]]  # now the second of them holds less than a hundredth of the images
+    records = [make_record(confusion=matrix, images=202) for matrix in (pure_twice, mixed, unused)]
+    found = [claims.classes_with_styles(record.test) for record in records]
+    assert found == [1, 0, 0]
+
+
 def test_overlap_by_hand(make_record):
     found = make_record(confusion=[[8, 2], [2, 8]]).test
     assert claims.overlap(found, "a", "b", ("a", "b")) == pytest.approx(0.4)
