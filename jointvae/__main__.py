@@ -277,7 +277,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from the last finished epoch.", file=sys.stderr)
+        goes_on = "; the same command goes on from the last finished epoch" if options.command in TRAINING else ""
+        print(f"\nInterrupted{goes_on}.", file=sys.stderr)
         return 130
     return 0
 
@@ -537,6 +538,7 @@ COMMANDS = {
     "doctor": _doctor,
     "completion": _completion,
 }
+TRAINING = ("train", "sweep", "reproduce")  # commands that keep what they have trained so far
 
 if __name__ == "__main__":
     sys.exit(main())

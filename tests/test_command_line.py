@@ -390,3 +390,15 @@ class TestTables:
         assert "…" not in said
         names = "".join(line.split("│")[1].strip() for line in said.splitlines() if line.startswith("│"))
         assert names == "".join(record.name for record in records)  # a long name goes on in the next line
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [(["train", "digits"], True), (["claims"], False), (["verify"], False)])
+def test_an_interrupted_command_promises_to_go_on_only_if_it_does(command, goes_on, monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, command[0], interrupted)
+    assert cli.main(command) == 130
+    said = capsys.readouterr().err
+    assert "Interrupted" in said
+    assert ("goes on" in said) == goes_on
