@@ -392,7 +392,9 @@ class TestTables:
         assert names == "".join(record.name for record in records)  # a long name goes on in the next line
 
 
-@pytest.mark.parametrize(("command", "goes_on"), [(["train", "digits"], True), (["claims"], False), (["verify"], False)])
+@pytest.mark.parametrize(
+    ("command", "goes_on"), [(["train", "digits"], True), (["claims"], False), (["verify"], False)]
+)
 def test_an_interrupted_command_promises_to_go_on_only_if_it_does(command, goes_on, monkeypatch, capsys):
     def interrupted(options):
         raise KeyboardInterrupt
