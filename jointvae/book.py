@@ -239,10 +239,13 @@ def _scoring(model: Reference) -> str:
 
 
 def _by_command(records: Iterable[Record]) -> dict[str, str]:
-    """The command that trains runs again, and which runs it trains, in words: a setting by its name, with its seeds."""
+    """The command that trains runs again, and which runs it trains, in words: a setting by its name, with its seeds.
+
+    A run that is given twice is named once.
+    """
     seeds: dict[tuple[str, str], list[int]] = {}
     files = sweeps.read_all()
-    for record in records:
+    for record in {record.name: record for record in records}.values():
         recipe, seed = record.config.recipe, record.config.seed
         if claims.is_plain(record):
             command, name = f"jointvae train {recipe} --seed SEED", recipe

@@ -103,9 +103,6 @@ class TestExitStatus:
     def test_done(self, ends):
         assert ends(None) == 0
 
-    def test_interrupted(self, ends):
-        assert ends(KeyboardInterrupt()) == 130
-
     def test_a_package_that_is_missing(self, ends, capsys):
         assert ends(ModuleNotFoundError("no", name="sklearn.datasets")) == 2
         assert "'sklearn.datasets' is missing; `make env`" in capsys.readouterr().err

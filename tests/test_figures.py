@@ -193,6 +193,7 @@ def test_the_stamp_names_the_recorded_runs_and_the_command_that_makes_them_again
     text = book.recorded_text(runs)
     assert "`mnist`, seeds 0 to 2, by `jointvae train mnist --seed SEED`" in text
     assert "seeds 0, 2," in book.recorded_text([runs[0], runs[2]])
+    assert book.recorded_text([*runs, runs[1]]) == text  # named once, however often it is shown
     assert "results/sweeps" not in text
 
 

@@ -244,6 +244,11 @@ def test_the_claim_on_collapse_means_what_the_chapters_call_collapsed():
     assert row.reproduced.at_least == pytest.approx(evaluation.COLLAPSED, abs=5e-4)
 
 
+def test_what_counts_as_partly_is_said():
+    silent = [row.id for row in claims.read_ledger() if (row.partly is None) == ("partly" in row.criterion)]
+    assert silent == []
+
+
 def test_styles_by_hand(make_record):
     pure_twice = [[10, 8, 2], [1, 0, 19]]  # the first class has two categories, of 91 and 100 %
     mixed = [[10, 8, 2], [10, 0, 10]]  # now the first of them is half the other class
