@@ -1,6 +1,7 @@
 """What the chapters and `make reproduce` need: tiers, the reader's own runs, and the stamp under every page."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -302,7 +303,8 @@ def runs_table(rows: list[tuple[str, Evaluation]]) -> str:
         nats = [sum(found.kl_z), sum(found.kl_c), sum(found.information), found.reconstruction]
         shares = [claims.show(found.accuracy, "share"), claims.show(found.accuracy_majority, "share")]
         nmi = "–" if found.nmi is None else f"{found.nmi:.3f}"
-        lines.append("| " + " | ".join([name, *shares, nmi, *[f"{value:.2f}" for value in nats]]) + " |")
+        whole = re.sub(r"seed (\d)", "seed\N{NO-BREAK SPACE}\\1", name)  # a narrow column would break it
+        lines.append("| " + " | ".join([whole, *shares, nmi, *[f"{value:.2f}" for value in nats]]) + " |")
     return "\n".join(lines)
 
 
