@@ -290,6 +290,8 @@ def _train(options: argparse.Namespace) -> None:
     from jointvae import runs
     from jointvae.terminal import Display, runs_table
 
+    if "://" in options.out:
+        raise JointVAEError("A URL as --out is for a cluster: use `sweep` with --engine ray.")
     folder = Path(options.out)
     with Display() as display:
         say = partial(display.say, config.run_name)

@@ -39,7 +39,7 @@ def _unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def damaged(path: Path) -> JointVAEError:
     """What to say of a checkpoint that can't be read."""
-    return JointVAEError(f"{path} is damaged or not a checkpoint of jointvae: train again or delete it.")
+    return JointVAEError(f"{path} is damaged or not a checkpoint of jointvae: delete it, then train again.")
 
 
 def save_model(path: Path, model: JointVAE, metadata: dict[str, Any] | None = None) -> None:
@@ -58,7 +58,7 @@ def load_model(path: Path) -> JointVAE:
     try:
         model = _build(**metadata)
     except (KeyError, TypeError, RuntimeError):
-        raise JointVAEError(f"{path} does not say what model it holds: train again or delete it.") from None
+        raise JointVAEError(f"{path} does not say what model it holds: delete it, then train again.") from None
     _load_weights(model, tensors, path)
     return model
 

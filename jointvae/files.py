@@ -1,6 +1,7 @@
 """Files that are either whole or absent: atomic writes, checksums, and a lock that a killed process does not keep."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -51,6 +52,10 @@ def _named_on_failure(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise JointVAEError(
+                f"{path} can't be opened, since too many files are open: fewer seeds at a time, or raise `ulimit -n`."
+            ) from error
         raise JointVAEError(
             f"{path} can't be written ({error.strerror or error}): make room, allow writing or choose another folder; "
             "all that stood before still stands."

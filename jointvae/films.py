@@ -5,6 +5,7 @@ lossy WebP: the same tiles without loss take four times the room, as JPEG half a
 stepped through exactly. Losses and capacities are not stored again: the player draws them from the record's curves.
 """
 
+import glob
 import io
 import json
 import math
@@ -208,7 +209,7 @@ def _write(out: Path, film: Film, contents: Sequence[bytes]) -> Path:
         write_atomic(out / picture.file, content)
     path = out / f"{film.name}.json"
     write_atomic(path, (json.dumps(asdict(film), indent=1) + "\n").encode())
-    for old in set(out.glob(f"{film.name}.*.webp")) - {out / picture.file for picture in pictures}:
+    for old in set(out.glob(f"{glob.escape(film.name)}.*.webp")) - {out / picture.file for picture in pictures}:
         old.unlink()
     return path
 

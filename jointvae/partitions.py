@@ -87,14 +87,17 @@ def _merge(made: list[tuple[str, str, str]], folder: Path) -> list[str]:
     """Add partitions to the files, or nothing if one of them disagrees with what is kept."""
     kept: dict[str, dict[str, str]] = {}
     new: list[str] = []
+    changed: set[str] = set()
     for dataset, name, partition in made:
         of_data = kept.setdefault(dataset, dict(read(dataset, folder).runs))
         if of_data.get(name, partition) != partition:
             raise JointVAEError(f"Another partition of {name} is kept in {folder}: nothing was changed.")
         if name not in of_data:
             new.append(name)
+            changed.add(dataset)
         of_data[name] = partition
-    for dataset, of_data in kept.items():
+    for dataset in changed:  # a file that stays as it is keeps its date, or `make` would run every page again
+        of_data = kept[dataset]
         content = json.dumps(asdict(Partitions(dataset, dict(sorted(of_data.items())))), indent=1) + "\n"
         write_atomic(_path(dataset, folder), content.encode())
     return new

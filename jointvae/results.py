@@ -282,7 +282,7 @@ def _difference(given: Any, expected: Any, where: str = "") -> str | None:
             if found := _difference(given[key], expected[key], place):
                 return found
         return None
-    return None if given == expected else f"the field {where} is not as expected"
+    return None if given == expected else f"the field {where} is {given!r:.60}, where {expected!r:.60} was expected"
 
 
 def records(folder: Path = RESULTS / "runs", recipe: str | None = None) -> list[Record]:

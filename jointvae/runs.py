@@ -193,6 +193,11 @@ def _recorded(config: Config, folder: Path, datasets: Datasets | None) -> result
     """The record that stands of a run. What only an unfinished run needs is removed."""
     path = _path(config, folder, "json")
     record: results.Record = results.read(path)
+    if training.as_fields(record.config) != training.as_fields(config):
+        raise JointVAEError(
+            f"{path} is the record of another config than {config.run_name} asks for: move it away, or choose another "
+            "folder."
+        )
     if datasets:
         _check_same_images(path, record.data, datasets[0])
     for kind in ("training", "lock"):  # the record stands, and who waits for the lock looks for that first
@@ -283,8 +288,13 @@ def load(record: results.Record, folder: Path) -> Any:
         JointVAEError: if its weights were not kept, or are not the ones that the record names.
     """
     if record.checkpoint is None:
-        raise JointVAEError(f"The weights of {record.name} were not kept: run `python -m jointvae train` to have them.")
+        raise JointVAEError(f"{record.name} has no weights: it failed.")
     path = folder / record.checkpoint.file
+    if not path.exists():
+        raise JointVAEError(
+            f"There is no {path}, which has the weights of {record.name}: copy it from where the run was trained, or "
+            "train it again."
+        )
     model = checkpoints.load_model(path)
     if sha256(path) != record.checkpoint.sha256:
         raise JointVAEError(f"{path} is not the file that {record.name} recorded: restore it or run the recipe again.")
@@ -409,14 +419,17 @@ def sweep_together(
         _check(config, datasets)
         if not _path(config, folder, "json").exists():
             new.setdefault(replace(config, seed=0).run_name, []).append(config)
-    for alike in new.values():
-        _sweep_seeds(alike, folder, device, say, datasets)
+    refused = [error for alike in new.values() for error in _sweep_seeds(alike, folder, device, say, datasets)]
+    if refused:
+        raise refused[0]
     found = [_recorded(config, folder, datasets) for config in configs]
     return [_unless_failed(record, folder) for record in found]
 
 
-def _sweep_seeds(configs: list[Config], folder: Path, device: str, say: Say, datasets: Datasets | None) -> None:
-    """Train what no other process is at, then what others were at and did not finish.
+def _sweep_seeds(
+    configs: list[Config], folder: Path, device: str, say: Say, datasets: Datasets | None
+) -> list[JointVAEError]:
+    """Train what no other process is at, then what others were at and did not finish; return why a run can't go on.
 
     Locks are taken in the order of the seeds, whatever that of the configs: two sweeps that each hold what the other
     one waits for would wait for ever.
@@ -425,18 +438,30 @@ def _sweep_seeds(configs: list[Config], folder: Path, device: str, say: Say, dat
     train_data, test_data = (split.to(where) for split in datasets or _load(configs[0]))
     training.keep_freed_memory()
     _allow_open_files(len(configs))
-    in_order = sorted(configs, key=lambda config: config.seed)
+    left = sorted(configs, key=lambda config: config.seed)
+    refused: list[JointVAEError] = []
     for patient in (False, True):
         with contextlib.ExitStack() as locks:
-            mine = [config for config in in_order if _claim(config, folder, patient, locks)]
-            _train_together(mine, folder, where, train_data, test_data, say)
+            mine = [config for config in left if _claim(config, folder, patient, locks)]
+            trainers: list[Trainer] = []
+            for config in mine:
+                try:
+                    trainers.append(_start_or_resume(config, folder, where, train_data))
+                except JointVAEError as error:  # a damaged state, say; the other seeds are trained all the same
+                    say(config.run_name, str(error))
+                    refused.append(error)
+                    left.remove(config)
+            _train_together(trainers, folder, where, train_data, test_data, say)
+    return refused
 
 
 def _allow_open_files(more: int) -> None:
     """Each lock is an open file, and systems allow about a thousand unless asked for more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # above the hard limit: then opening one says so
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft + more, hard))
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
+        with contextlib.suppress(ValueError, OSError):  # if they are too few, opening one says so
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _claim(config: Config, folder: Path, wait: bool, locks: contextlib.ExitStack) -> bool:
@@ -451,18 +476,18 @@ def _claim(config: Config, folder: Path, wait: bool, locks: contextlib.ExitStack
 
 
 def _train_together(
-    configs: list[Config],
+    trainers: list[Trainer],
     folder: Path,
     device: torch.device,
     train_data: data.Dataset,
     test_data: data.Dataset,
     say: Say,
 ) -> None:
-    if configs:
-        fit = batched.seeds_that_fit(configs[0], device, len(train_data.images))
-        if fit < len(configs):
-            say(configs[0].recipe, f"{len(configs)} seeds need more memory than is free; training {fit} at a time")
-        trainers = [_start_or_resume(config, folder, device, train_data) for config in configs]
+    if trainers:
+        config = trainers[0].config
+        fit = batched.seeds_that_fit(config, device, len(train_data.images))
+        if fit < len(trainers):
+            say(config.recipe, f"{len(trainers)} seeds need more memory than is free; training {fit} at a time")
         for group in batched.chunks(trainers, fit):
             _train_group(group, folder, train_data, test_data, say)
 

@@ -255,7 +255,7 @@ def halving(scores: Num[np.ndarray, "runs epochs"], shares: Sequence[float]) -> 
     runs, epochs = scores.shape
     left, trained, before = np.arange(runs), 0, 0
     for share in (*shares, 1):
-        now = round(share * epochs)
+        now = max(1, round(share * epochs))  # the first epoch is the earliest that has a score
         trained += len(left) * (now - before)
         before = now
         left = left[np.argsort(-scores[left, now - 1], kind="stable")[: max(1, len(left) // 2)]]
@@ -284,7 +284,8 @@ def best_by_halving(
 def objective_curve(record: Record) -> list[float]:
     """Minus the objective of a run's config in each epoch, from the epoch's means, in nats per image.
 
-    Where the objective holds the information of c, KL_c stands in its place, since the curves have that. The
+    Where the objective holds the information of c, KL_c stands in its place, since the curves have that, and what it
+    charges for disagreement is left out. The
     capacities are those in the middle of the epoch: they rise evenly, as the means do.
     """
     curves, objective = record.curves, record.config.objective
@@ -297,7 +298,9 @@ def objective_curve(record: Record) -> list[float]:
 def final_objective(record: Record) -> float:
     """The objective of a run's config on the whole training set, in nats per image, with the mode of (z, c) decoded.
 
-    The training minimised it with draws in place of the mode, which rebuild an image less well.
+    The training minimised it with draws in place of the mode, which rebuild an image less well. An objective with a
+    transformation read c from transformed images; here it is that of the images as they are, and what two images
+    disagree on is left out.
     """
     assert record.train is not None, "a failed run has no objective"
     objective, train = record.config.objective, record.train

@@ -5,7 +5,7 @@ a name and its changes to the recipe, nested as in a run record. `{}` is the rec
 kind is written out whole. Sweeps that ask for the same run share its record.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Sweep:
         try:
             recipe = training.recipe(self.recipe)
             if isinstance(latents := changes.get("latents"), dict):
-                spec = results.validate(_changed(asdict(recipe.latents), latents), LatentSpec)
+                spec = results.validate(_changed(training.as_fields(recipe)["latents"], latents), LatentSpec)
                 recipe = training.with_latents(recipe, spec)  # a ceiling of C_c in the file comes after it
             config: Config = results.validate(_changed(training.as_fields(recipe), changes), Config)
             return replace(config, seed=seed)

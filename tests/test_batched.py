@@ -340,6 +340,28 @@ def test_a_failed_seed_is_recorded_and_raised_after_the_others_are_done(short, t
         runs.sweep_together(runs.seeds(short, 0, 3), tmp_path, "cpu", lambda *_: None)
 
 
+def test_a_damaged_state_stops_its_own_seed_alone(short, tmp_path):
+    configs = runs.seeds(short, 0, 3)
+    state = tmp_path / f"{configs[1].run_name}.training"
+    state.write_bytes(b"rubbish")
+    said = []
+    with pytest.raises(JointVAEError, match=r"is damaged .* delete it, then train again"):
+        runs.sweep_together(configs, tmp_path, "cpu", lambda name, news: said.append((name, str(news))))
+    assert [record.config.seed for record in results.records(tmp_path)] == [0, 2]
+    assert [name for name, news in said if "is damaged" in news] == [configs[1].run_name]
+    state.unlink()  # the way out that the sentence names
+    assert [record.config for record in runs.sweep_together(configs, tmp_path, "cpu", lambda *_: None)] == configs
+
+
+@pytest.mark.parametrize(("soft", "hard", "asked"), [(64, 100, 100), (64, 4096, 1064), (64, -1, 1064), (-1, -1, None)])
+def test_as_many_files_may_be_open_as_the_system_allows(monkeypatch, soft, hard, asked):
+    limits = []
+    monkeypatch.setattr(runs.resource, "getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr(runs.resource, "setrlimit", lambda kind, both: limits.append(both))
+    runs._allow_open_files(1000)
+    assert limits == ([] if asked is None else [(asked, hard)])
+
+
 def test_locks_are_taken_in_one_order_whatever_that_of_the_sweep(short, tmp_path, monkeypatch, make_record):
     """In the orders of two sweeps, each could hold what the other one waits for."""
     configs, taken = runs.seeds(short, 0, 3), []
@@ -350,16 +372,18 @@ def test_locks_are_taken_in_one_order_whatever_that_of_the_sweep(short, tmp_path
         taken.append(config.seed)
         return contextlib.nullcontext()
 
-    def train(mine, folder, *rest):
-        for config in mine:
-            results.write(
-                folder / f"{config.run_name}.json", replace(make_record(), name=config.run_name, config=config)
-            )
+    def record_of(config, folder):
+        results.write(folder / f"{config.run_name}.json", replace(make_record(), name=config.run_name, config=config))
 
     monkeypatch.setattr(runs, "_alone", alone)
+
+    def train(trainers, folder, *rest):
+        for trainer in trainers:
+            record_of(trainer.config, folder)
+
     monkeypatch.setattr(runs, "_train_together", train)
     for folder, asked in ((tmp_path / "a", configs), (tmp_path / "b", configs[::-1])):
         taken.clear()
-        train([configs[1]], folder)
+        record_of(configs[1], folder)
         assert [record.config for record in runs.sweep_together(asked, folder, "cpu", lambda *_: None)] == asked
         assert taken == [0, 2]  # not that of the run that is recorded

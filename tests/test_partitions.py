@@ -31,9 +31,13 @@ def test_a_partition_gives_back_the_recorded_confusion(trained, tmp_path):
 
 
 def test_the_command_adds_and_a_second_call_changes_nothing(trained, tmp_path, capsys):
+    written = []
     for new in (1, 0):
         assert cli.main(["partition", str(trained), "--results", str(tmp_path)]) == 0
         assert f"{new} of 1 partitions are new" in capsys.readouterr().out
+        (path,) = (path for path in tmp_path.rglob("*.json"))
+        written.append(path.stat().st_mtime_ns)
+    assert written[0] == written[1]  # the date as well, by which `make` goes
 
 
 def test_what_another_process_adds_meanwhile_is_kept(trained, tmp_path, monkeypatch):

@@ -33,6 +33,27 @@ def test_a_run_is_recorded_once(tiny, tmp_path):
     assert len(record.provenance) == 1
 
 
+def test_the_record_of_another_config_is_not_handed_out(tiny, tmp_path):
+    path = tmp_path / f"{runs.run(tiny, tmp_path, 'cpu').name}.json"
+    (tmp_path / f"{replace(tiny, seed=1).run_name}.json").write_bytes(path.read_bytes())
+    with pytest.raises(JointVAEError, match=r"seed1-\w+\.json is the record of another config .* move it away"):
+        runs.run(replace(tiny, seed=1), tmp_path, "cpu")
+
+
+def test_weights_that_are_not_there_are_named_with_a_way_out(tiny, tmp_path):
+    record = runs.run(tiny, tmp_path, "cpu")
+    (tmp_path / record.checkpoint.file).unlink()
+    with pytest.raises(JointVAEError, match="copy it from where the run was trained"):
+        runs.load(record, tmp_path)
+
+
+def test_train_takes_no_url(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "digits", "--out", "s3://bucket/runs"]) == 2
+    assert "use `sweep` with --engine ray" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_recorded_weights_evaluate_to_the_recorded_scores(tiny, tmp_path, digits):
     from jointvae.evaluation import evaluate
 

@@ -222,6 +222,10 @@ def test_halving_over_all_draws_is_the_game_played_by_hand(k, seed):
         selection.best_by_halving(7, scores, values, (1 / 2,))
 
 
+def test_halving_of_a_short_training_looks_at_no_later_epoch():
+    assert selection.halving(np.array([[2, 0], [1, 9]]), shares=(1 / 4,)) == (0, 3)
+
+
 def test_the_objective_of_an_epoch_charges_for_a_missed_capacity(make_record):
     record = make_record()  # epochs of one step
     objective = replace(record.config.objective, C_z=Capacity(end=1.0, steps=1), C_c=Capacity(end=2.0, steps=1))

@@ -60,6 +60,21 @@ def test_changes_reach_the_config_and_leave_the_rest(gamma, nats, steps, z, c):
     assert replace(config, latents=mnist.latents, objective=mnist.objective, seed=0) == mnist
 
 
+@pytest.mark.parametrize("part", ["z", "c"])
+def test_one_of_the_latents_can_be_changed_alone(part):
+    value = {"z": 4, "c": [5]}[part]
+    latents = Sweep("?", "digits", [0], {"changed": {"latents": {part: value}}}).config("changed", 0).latents
+    assert training.as_fields(replace(training.recipe("digits"), latents=latents))["latents"] == {
+        **training.as_fields(training.recipe("digits"))["latents"],
+        part: value,
+    }
+
+
+def test_a_number_that_yaml_reads_as_text_is_named(write):
+    with pytest.raises(JointVAEError, match=r"learning_rate is '1e-3', where 0\.001 was expected"):
+        sweeps.read(write(settings={"a": {"learning_rate": "1e-3"}}))
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
