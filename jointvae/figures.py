@@ -140,9 +140,11 @@ def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Seq
     labelled = panels < 3
     columns = panels if panels <= 4 else min(4, 3, key=lambda across: -panels % across)  # the fewest places empty
     rows = -(-len(evaluations) // columns)
+    widths = [len(evaluation.confusion[0]) for _, evaluation in evaluations] if rows == 1 else None  # cells of one size
     fig, axes = plt.subplots(
         rows,
         columns,
+        width_ratios=widths,
         figsize=(min(3.3 * columns + 0.6, 8.2), 3.6 if labelled else (2.3 if columns == 4 else 2.7) * rows),
         sharey=True,
         squeeze=False,
@@ -158,7 +160,7 @@ def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Seq
         ax.set_title(title)
         ax.set_xlabel("category of c")
         ax.tick_params(axis="y", rotation=0)
-        if columns == 4:
+        if columns == 4 or len(order) > 10:
             ax.tick_params(axis="x", labelsize=6.5)
     for ax in axes.flat[len(evaluations) :]:
         ax.set_axis_off()
