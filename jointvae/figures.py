@@ -140,7 +140,7 @@ def confusion_figure(evaluations: Sequence[tuple[str, Evaluation]], classes: Seq
     labelled = panels < 3
     columns = panels if panels <= 4 else min(4, 3, key=lambda across: -panels % across)  # the fewest places empty
     rows = -(-len(evaluations) // columns)
-    widths = [len(matched_order(evaluation)) for _, evaluation in evaluations] if rows == 1 else None  # cells of one size
+    widths = [len(matched_order(found)) for _, found in evaluations] if rows == 1 else None  # cells of one size
     fig, axes = plt.subplots(
         rows,
         columns,
