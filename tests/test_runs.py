@@ -1,5 +1,6 @@
 """From config to record, the command line, and what bad input leaves behind."""
 
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from jointvae import __main__ as cli
-from jointvae import book, claims, data, results, runs, training
+from jointvae import book, claims, data, files, results, runs, training
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec
 
@@ -365,3 +366,13 @@ def test_the_record_says_when_the_latents_opened(make_record):
     assert text.startswith("$\\mathrm{KL}_c$ first reaches 0.1 nats in epoch 2, $\\mathrm{KL}_z$ in epoch 2; ")
     assert "capacity $\\mathrm{KL}_c$ reaches in epoch 3, $\\mathrm{KL}_z$ never." in text
     assert text.endswith("Of the 3 units of $z$, 2 ever carry 0.1 nats: $z_{1}$ in epoch 2, $z_{2}$ in epoch 3.")
+
+
+def test_too_many_open_files_have_a_way_out_of_their_own(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", full)
+    with pytest.raises(JointVAEError, match=r"too many files are open: fewer seeds at a time, or raise `ulimit -n`"):
+        files.write_atomic(tmp_path / "record.json", b"{}")
+    assert not list(tmp_path.iterdir())
