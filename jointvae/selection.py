@@ -285,8 +285,8 @@ def objective_curve(record: Record) -> list[float]:
     """Minus the objective of a run's config in each epoch, from the epoch's means, in nats per image.
 
     Where the objective holds the information of c, KL_c stands in its place, since the curves have that, and what it
-    charges for disagreement is left out. The
-    capacities are those in the middle of the epoch: they rise evenly, as the means do.
+    charges for disagreement is left out. The capacities are those in the middle of the epoch: they rise evenly, as the
+    means do.
     """
     curves, objective = record.curves, record.config.objective
     half = curves["step"][0] // 2
