@@ -170,7 +170,7 @@ lock: $(READY) ## pin the newest versions that pyproject.toml allows, with hashe
 
 # A chapter runs again when one of these changed: its text, the package, a result, the tier or the seed; and the pages
 # that show the reader's own runs, when one of these did.
-RESULTS := $(shell find results -type f 2>/dev/null) $(wildcard runs/DATA_FALLBACK)
+RESULTS := $(shell find results -type f ! -name .lock 2>/dev/null) $(wildcard runs/DATA_FALLBACK)
 RUNS := $(wildcard runs/*.json)
 SHOW_RUNS := mnist yours
 INPUTS := $(wildcard jointvae/*.py) $(RESULTS) $(wildcard runs/benchmarks/*.json) book/_tools/execute.py

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jointvae.errors import JointVAEError
+from jointvae.structure import RUNS
 
 if TYPE_CHECKING:  # torch takes seconds to import; --help need not wait for it
     from jointvae.evaluation import Evaluation
@@ -126,9 +127,7 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "film runs/mnist-seed2.json",
     )
     film.add_argument("record", type=Path, help="the run's JSON, with the folder NAME.film beside it")
-    film.add_argument(
-        "--out", type=Path, default=Path("results/films"), help="folder of the films (default results/films/)"
-    )
+    film.add_argument("--out", type=Path, help="folder of the films (default: results/films/ of the project)")
 
     evaluate = _command(
         commands,
@@ -212,7 +211,7 @@ def _command(
 
 def _recipe_options(command: argparse.ArgumentParser, recipe: str) -> None:
     command.add_argument("recipe", help=recipe)
-    command.add_argument("--out", default="runs", help="folder of the records (default runs/)")
+    command.add_argument("--out", default=str(RUNS), help="folder of the records (default: runs/ of the project)")
     command.add_argument("--device", default="auto", help="cpu, cuda, … (default: the GPU where there is one)")
     change = command.add_argument_group("changes to the recipe (the run gets a name of its own)")
     for option, settings in CHANGES.items():
@@ -366,7 +365,7 @@ def _partition(options: argparse.Namespace) -> None:
 def _film(options: argparse.Namespace) -> None:
     from jointvae import films
 
-    print(f"The film is {films.make(options.record, options.out)}.")
+    print(f"The film is {films.make(options.record, options.out or films.FILMS)}.")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

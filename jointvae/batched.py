@@ -249,8 +249,7 @@ def free_memory(device: torch.device) -> int:
         return machine
 
 
-def chunks(trainers: Sequence[Trainer], size: int) -> list[list[Trainer]]:
-    """Trainers that stand at the same epoch, in groups of at most `size`."""
+def at_one_epoch(trainers: Sequence[Trainer]) -> list[list[Trainer]]:
+    """Trainers in groups that stand at the same epoch, those that have come farthest first."""
     epochs = sorted({t.epoch for t in trainers}, reverse=True)
-    alike = [[t for t in trainers if t.epoch == epoch] for epoch in epochs]
-    return [group[i : i + size] for group in alike for i in range(0, len(group), size)]
+    return [[t for t in trainers if t.epoch == epoch] for epoch in epochs]

@@ -16,9 +16,8 @@ from jointvae.errors import JointVAEError
 from jointvae.evaluation import ACTIVE, Evaluation
 from jointvae.files import write_atomic
 from jointvae.results import RESULTS, Record, Reference
-from jointvae.structure import HERE
+from jointvae.structure import RUNS
 
-RUNS = HERE / "runs"  # the reader's own records
 TIERS = ("smoke", "cpu", "paper")
 SEEDS = {"cpu": 1, "paper": 8}  # runs of each recipe
 FALLBACK = RUNS / "DATA_FALLBACK"  # holds the sentence that the front page shows when MNIST can't be had

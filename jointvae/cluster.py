@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,19 @@ def _ray() -> Any:
 
 def _open(out: str) -> tuple[Any, str]:
     """The storage that `out` names, and the folder in it, made if it is not there."""
-    try:
+    with _storage_errors(f"{out} can't be used", "name a folder that all machines share, or a URL to write to"):
         storage, folder = fsspec.url_to_fs(out)
         storage.makedirs(folder, exist_ok=True)
-    except Exception as error:  # every kind of storage has errors of its own
-        raise JointVAEError(
-            f"{out} can't be used ({_one_line(error)}): name a folder that all machines share, or a URL to write to."
-        ) from None
     return storage, folder
+
+
+@contextlib.contextmanager
+def _storage_errors(what: str, remedy: str) -> Iterator[None]:
+    """Every kind of storage has errors of its own; they become one sentence."""
+    try:
+        yield
+    except Exception as error:
+        raise JointVAEError(f"{what} ({_one_line(error)}): {remedy}.") from None
 
 
 def _one_line(error: Exception) -> str:
@@ -159,8 +165,10 @@ def _outcome(ray: Any, reference: Any, name: str) -> Outcome:
 
 
 def _check_shared(storage: Any, record: str, out: str) -> None:
-    storage.invalidate_cache()
-    if not storage.exists(record):
+    with _storage_errors(f"{out} can't be read", "when it can be reached, the same command goes on"):
+        storage.invalidate_cache()
+        there = storage.exists(record)
+    if not there:
         raise JointVAEError(
             f"A run was recorded on another machine, but {record} is not here: "
             f"{out} must be a folder that all machines share, or a URL."
@@ -225,19 +233,26 @@ def _mirror(storage: Any, folder: str, scratch: Path, name: str) -> Callable[[],
     known: dict[Path, int] = {}
     # In the order in which they are sent: when the record stands, so do the weights that it names.
     state, weights, record = (scratch / f"{name}.{kind}" for kind in ("training", "safetensors", "json"))
-    storage.invalidate_cache()
-    for path in (state, record):
-        if storage.exists(f"{folder}/{path.name}"):
-            storage.get_file(f"{folder}/{path.name}", str(path))
-            known[path] = path.stat().st_mtime_ns
+    errors = partial(
+        _storage_errors,
+        f"The files of {name} can't be kept in {storage.unstrip_protocol(folder)}",
+        "when it can be reached, the same command goes on from the last epoch that is there",
+    )
+    with errors():
+        storage.invalidate_cache()
+        for path in (state, record):
+            if storage.exists(f"{folder}/{path.name}"):
+                storage.get_file(f"{folder}/{path.name}", str(path))
+                known[path] = path.stat().st_mtime_ns
 
     def send() -> None:
-        for path in (state, weights, record):
-            if path.exists() and known.get(path) != path.stat().st_mtime_ns:
-                known[path] = path.stat().st_mtime_ns
-                storage.put_file(str(path), f"{folder}/{path.name}")
-        if state in known and not state.exists():
-            storage.rm_file(f"{folder}/{state.name}")
-            del known[state]
+        with errors():
+            for path in (state, weights, record):
+                if path.exists() and known.get(path) != (written := path.stat().st_mtime_ns):
+                    storage.put_file(str(path), f"{folder}/{path.name}")
+                    known[path] = written  # if that failed, it is sent the next time
+            if state in known and not state.exists():
+                storage.rm_file(f"{folder}/{state.name}")
+                del known[state]
 
     return send

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jointvae.structure import HERE, PROJECT
+from jointvae.structure import HERE, PROJECT, RUNS
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -47,7 +47,7 @@ def examine() -> list[Finding]:
     findings = [python(asked_python), *packages(asked)]
     if all(finding.state != "bad" for finding in findings):
         findings += [device(), memory(), *datasets()]
-    return [*findings, folder(HERE / "runs"), folder(HERE / "data"), *programs()]
+    return [*findings, folder(RUNS), folder(HERE / "data"), *programs()]
 
 
 def table(findings: list[Finding]) -> "Table":
@@ -180,7 +180,7 @@ def datasets() -> list[Finding]:
     if named and not named.is_dir():
         mend = "Mend its path, or unset it."
         findings.append(Finding("JOINTVAE_DATA", "warning", f"names {named}, which is no folder", mend))
-    fallback = HERE / "runs" / "DATA_FALLBACK"
+    fallback = RUNS / "DATA_FALLBACK"
     if fallback.exists():
         mend = "Run `make reproduce` again where the data can be had; `make book` alone keeps the digits."
         findings.append(Finding("last reproduce", "warning", "went without MNIST", mend))

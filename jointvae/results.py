@@ -238,7 +238,11 @@ def validate(content: Any, kind: type) -> Any:
 
 def first_error(error: ValidationError) -> str:
     """Where it is, and what it is, in one line."""
-    first = error.errors()[0]
+    found = error.errors()
+    # Of an objective, each kind complains that it was not meant, by its name; what the one that was meant says counts.
+    other = [one["loc"][:-1] for one in found if one["type"] == "literal_error" and one["loc"][-1] == "name"]
+    meant = [one for one in found if not any(one["loc"][: len(kind)] == kind for kind in other)]
+    first = (meant or found)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the whole file"
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message[0].lower()}{message[1:]}"

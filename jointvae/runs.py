@@ -28,10 +28,10 @@ from jointvae.errors import JointVAEError
 from jointvae.evaluation import Evaluation, evaluate
 from jointvae.files import BusyError, sha256
 from jointvae.objectives import Objective, Own, Remembered, remember
+from jointvae.structure import RUNS
 from jointvae.training import Config, Hook, Trainer
 from jointvae.traversals import film_frame, frame_path
 
-RUNS = Path("runs")
 MOST_SEEDS = 100_000  # of one sweep
 Datasets = tuple[data.Dataset, data.Dataset]  # a training and a test set
 Say = Callable[[str, training.Progress | str], None]  # (run's name, its progress or its last word)
@@ -443,16 +443,21 @@ def _sweep_seeds(
     for patient in (False, True):
         with contextlib.ExitStack() as locks:
             mine = [config for config in left if _claim(config, folder, patient, locks)]
-            trainers: list[Trainer] = []
-            for config in mine:
-                try:
-                    trainers.append(_start_or_resume(config, folder, where, train_data))
-                except JointVAEError as error:  # a damaged state, say; the other seeds are trained all the same
-                    say(config.run_name, str(error))
-                    refused.append(error)
-                    left.remove(config)
-            _train_together(trainers, folder, where, train_data, test_data, say)
+            for turn in _turns(mine, where, len(train_data), say):
+                cannot = _train_together(turn, folder, where, train_data, test_data, say)
+                refused += cannot.values()
+                left = [config for config in left if config.seed not in cannot]
     return refused
+
+
+def _turns(configs: list[Config], device: torch.device, images: int, say: Say) -> list[list[Config]]:
+    """Configs that differ in the seed alone, in as few turns as the free memory takes."""
+    if not configs:
+        return []
+    fit = batched.seeds_that_fit(configs[0], device, images)
+    if fit < len(configs):
+        say(configs[0].recipe, f"{len(configs)} seeds need more memory than is free; training {fit} at a time")
+    return [configs[i : i + fit] for i in range(0, len(configs), fit)]
 
 
 def _allow_open_files(more: int) -> None:
@@ -476,20 +481,25 @@ def _claim(config: Config, folder: Path, wait: bool, locks: contextlib.ExitStack
 
 
 def _train_together(
-    trainers: list[Trainer],
+    configs: list[Config],
     folder: Path,
     device: torch.device,
     train_data: data.Dataset,
     test_data: data.Dataset,
     say: Say,
-) -> None:
-    if trainers:
-        config = trainers[0].config
-        fit = batched.seeds_that_fit(config, device, len(train_data.images))
-        if fit < len(trainers):
-            say(config.recipe, f"{len(trainers)} seeds need more memory than is free; training {fit} at a time")
-        for group in batched.chunks(trainers, fit):
-            _train_group(group, folder, train_data, test_data, say)
+) -> dict[int, JointVAEError]:
+    """Train seeds to the last epoch; return why a seed can't go on, by the seed. The memory of all is free then."""
+    trainers: list[Trainer] = []
+    refused: dict[int, JointVAEError] = {}
+    for config in configs:
+        try:
+            trainers.append(_start_or_resume(config, folder, device, train_data))
+        except JointVAEError as error:  # a damaged state, say; the other seeds are trained all the same
+            say(config.run_name, str(error))
+            refused[config.seed] = error
+    for group in batched.at_one_epoch(trainers):
+        _train_group(group, folder, train_data, test_data, say)
+    return refused
 
 
 def _train_group(

@@ -17,7 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 from jointvae.errors import JointVAEError
 from jointvae.results import Record
 
-LEVEL = 0.95  # of every interval
+CONFIDENCE = 0.95  # of every interval
 RESAMPLES = 9999
 FEWEST = 8  # runs; of fewer, the bootstrap says little
 ORDERS = factorial(FEWEST)  # that a permutation test looks at: all of them, of so few runs
@@ -49,7 +49,7 @@ def mean(values: Numbers) -> Estimate:
     drawn = found[generator.integers(n, size=(RESAMPLES, n))]
     drawn = drawn[np.ptp(drawn, axis=1) > 0]  # equal values have no error to measure in
     studentised = (drawn.mean(1) - value) / drawn.std(1, ddof=1)
-    low, high = np.quantile(studentised, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) * found.std(ddof=1)
+    low, high = np.quantile(studentised, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]) * found.std(ddof=1)
     return Estimate(value, (value - float(high), value - float(low)))
 
 
@@ -132,7 +132,7 @@ def _estimate(statistic: Callable[..., Any], *columns: Numbers) -> Estimate:
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
+        confidence_level=CONFIDENCE,
         method="percentile",
         random_state=0,  # the same interval each time that the book is built
     ).confidence_interval
@@ -180,7 +180,7 @@ def choice(k: int, scores: Numbers, values: Numbers) -> Estimate:
         return Estimate(value, None)
     without = [best_of(k, np.delete(np.array(scores), i), np.delete(np.array(values), i)) for i in range(n)]
     error = float(np.sqrt((n - 1) * np.var(without)))
-    reach = float(t.ppf((1 + LEVEL) / 2, n / k - 1)) * error
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, n / k - 1)) * error
     return Estimate(value, (value - reach, value + reach))
 
 
@@ -310,13 +310,13 @@ def final_objective(record: Record) -> float:
     return sum(float(term) for term in terms.values())
 
 
-def scores(record: Record) -> dict[str, float]:
-    """The label-free scores of a finished run on its training set: in nats, more is better.
+def criteria(record: Record) -> dict[str, float]:
+    """What a finished run can be chosen by without labels, from its training set: in nats, more is better.
 
     `reconstruction` and `objective` decode the mode of (z, c) after the training; `in training` is the reconstruction
     loss in its mean over the last epoch, from the draws that were trained on.
     """
-    assert record.train is not None, "a failed run has no scores"
+    assert record.train is not None, "a failed run can't be chosen"
     return {
         "reconstruction": -record.train.reconstruction,
         "in training": -record.curves["reconstruction"][-1],

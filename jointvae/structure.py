@@ -12,6 +12,7 @@ PROJECT = PACKAGE.parent
 # What holds data, runs and results: commands and chapters run in different folders of a checkout and must find the
 # same ones. Outside a checkout it is the folder where one stands.
 HERE = PROJECT if (PROJECT / "pyproject.toml").exists() else Path()
+RUNS = HERE / "runs"  # what the reader trains
 STAGES = {
     "ground": ("__init__", "errors", "files", "structure"),
     "data": ("data", "own", "augmentation"),

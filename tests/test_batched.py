@@ -1,6 +1,7 @@
 """Many seeds as one model: each learns what it learns alone, whatever its companions, through interruptions too."""
 
 import contextlib
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -216,11 +217,23 @@ def test_runs_at_different_epochs_are_trained_apart(quick, digits):
     second.train_epoch(digits)
     with pytest.raises(JointVAEError, match="same epoch"):
         BatchedTrainer([first, second])
-    assert batched.chunks([first, second, third], 8) == [[second], [first, third]]
+    assert batched.at_one_epoch([first, second, third]) == [[second], [first, third]]
 
 
-def test_more_seeds_than_fit_are_cut_into_chunks(quick):
-    assert [len(group) for group in batched.chunks(trainers(quick, *range(5)), 2)] == [2, 2, 1]
+def test_a_turn_leaves_its_memory_to_the_next(short, tmp_path, monkeypatch):
+    made, alive = [], []
+
+    def start(*arguments):
+        trainer = start_or_resume(*arguments)
+        alive.append(sum(one() is not None for one in made))
+        made.append(weakref.ref(trainer))
+        return trainer
+
+    start_or_resume = runs._start_or_resume
+    monkeypatch.setattr(runs, "_start_or_resume", start)
+    monkeypatch.setattr(batched, "seeds_that_fit", lambda *_: 2)
+    runs.sweep_together(runs.seeds(short, 0, 5), tmp_path, "cpu", lambda *_: None)
+    assert alive == [0, 1, 0, 1, 0]
 
 
 def test_the_estimate_of_memory_grows_with_what_a_step_keeps(quick):
@@ -377,9 +390,10 @@ def test_locks_are_taken_in_one_order_whatever_that_of_the_sweep(short, tmp_path
 
     monkeypatch.setattr(runs, "_alone", alone)
 
-    def train(trainers, folder, *rest):
-        for trainer in trainers:
-            record_of(trainer.config, folder)
+    def train(configs, folder, *rest):
+        for config in configs:
+            record_of(config, folder)
+        return {}
 
     monkeypatch.setattr(runs, "_train_together", train)
     for folder, asked in ((tmp_path / "a", configs), (tmp_path / "b", configs[::-1])):

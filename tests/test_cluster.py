@@ -124,6 +124,41 @@ def test_at_a_url_an_interrupted_run_goes_on(tiny, bucket, tmp_path):
     assert of_the_training(record) == of_the_training(runs.run(longer, tmp_path, "cpu"))
 
 
+class DeniedError(Exception):
+    """Storages have errors of their own, which are no OSError."""
+
+
+@pytest.mark.parametrize("operation", ["exists", "put_file"])
+def test_a_storage_that_fails_is_one_sentence_and_the_run_goes_on_later(tiny, bucket, monkeypatch, operation):
+    storage, folder = bucket
+    longer = replace(tiny, epochs=2)
+
+    def deny(*paths, **options):
+        raise DeniedError("403\nForbidden.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, operation, deny)
+        place = re.escape(storage.unstrip_protocol(folder))
+        with pytest.raises(
+            JointVAEError, match=rf"^The files of digits-\S+ can't be kept in {place} \(403 Forbidden\): "
+        ):
+            cluster._run_by_url(longer, storage, folder, "cpu", ignore, both())
+    record = cluster._run_by_url(longer, storage, folder, "cpu", ignore, both())
+    assert storage.exists(f"{folder}/{record.name}.safetensors")
+
+
+def test_what_could_not_be_sent_is_sent_the_next_time(bucket, tmp_path, monkeypatch):
+    storage, folder = bucket
+    send = cluster._mirror(storage, folder, tmp_path, "run")
+    (tmp_path / "run.training").write_bytes(b"state")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "put_file", lambda *_: (_ for _ in ()).throw(DeniedError))
+        with pytest.raises(JointVAEError, match=r"can't be kept in .* \(DeniedError\)"):
+            send()
+    send()
+    assert storage.cat_file(f"{folder}/run.training") == b"state"
+
+
 def test_at_a_url_a_failed_run_leaves_its_record(tiny, bucket):
     storage, folder = bucket
     for _ in range(2):  # the second time the record is found; its place in the sentence is the URL

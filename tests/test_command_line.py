@@ -215,6 +215,7 @@ class TestDoctor:
     def own_folders(self, monkeypatch, tmp_path):
         monkeypatch.setattr(data, "DATA", tmp_path / "data")
         monkeypatch.setattr(doctor, "HERE", tmp_path)
+        monkeypatch.setattr(doctor, "RUNS", tmp_path / "runs")
         monkeypatch.delenv("JOINTVAE_DATA", raising=False)
 
     def test_a_good_machine(self, capsys, tmp_path):

@@ -188,7 +188,7 @@ def test_the_final_objective_is_the_loss_of_the_config():
         + objective.gamma * abs(sum(train.kl_c) - math.log(10))
     )
     assert selection.final_objective(record) == pytest.approx(by_hand, rel=1e-6)
-    assert selection.scores(record)["objective"] == -selection.final_objective(record)
+    assert selection.criteria(record)["objective"] == -selection.final_objective(record)
 
 
 @given(st.integers(1, 6), st.integers(1, 6))

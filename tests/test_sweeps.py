@@ -90,6 +90,7 @@ def test_a_number_that_yaml_reads_as_text_is_named(write):
         ({"settings": {"odd": {"epochs": "3"}}}, "epochs"),
         ({"settings": {"odd": {"epochs": 0}}}, "epochs must be above zero"),
         ({"settings": {"odd": {"objective": {"gama": 3.0}}}}, "objective.gama"),
+        ({"settings": {"odd": {"objective": {"gamma": "abc"}}}}, "objective.SplitCapacity.gamma: input should be a"),
         ({"settings": {"odd": {"objective": {"name": "annealed_capacity", "gamma": 30.0}}}}, "objective.C"),
         ({"settings": {"odd": {"objective": 3}}}, "objective"),
         ({"settings": {"one": {}, "two": {"epochs": 67}}}, "'one' and 'two' are the same"),
