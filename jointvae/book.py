@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from jointvae import claims, data, results, runs, sweeps, training
+from jointvae import claims, data, results, runs, structure, sweeps, training
 from jointvae.claims import Judgement
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import ACTIVE, Evaluation
 from jointvae.files import write_atomic
 from jointvae.results import RESULTS, Record, Reference
-from jointvae.structure import RUNS
 
+RUNS = structure.RUNS  # the reader's own records
 TIERS = ("smoke", "cpu", "paper")
 SEEDS = {"cpu": 1, "paper": 8}  # runs of each recipe
 FALLBACK = RUNS / "DATA_FALLBACK"  # holds the sentence that the front page shows when MNIST can't be had

@@ -5,9 +5,9 @@
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -157,6 +157,16 @@ class Judgement:
     interval: tuple[float, float] | None = None  #: of any but an extreme or a median, over enough runs, 95 %
     spread: tuple[float, float] | None = None  #: the lowest and the highest single run
     p: float | None = None  #: the chance that a useless score gives a rank correlation as large
+    shared_p: float | None = None  #: that p as one of all rank correlations of the ledger, by Holm's rule
+
+    @property
+    def open(self) -> float | None:
+        """The limit that the interval of a mean or a choice has on both sides: so near it, luck decides the verdict."""
+        if self.interval is None or self.p is not None:
+            return None
+        bounds = [self.claim.reproduced] + ([self.claim.partly] if self.claim.partly else [])
+        limits = [limit for bound in bounds for limit in (bound.at_least, bound.at_most)]
+        return next((limit for limit in limits if self.interval[0] < limit < self.interval[1]), None)
 
 
 def read_ledger(path: Path = RESULTS / "claims.yml") -> list[Claim]:
@@ -192,7 +202,8 @@ def judge(
     if any(len(column) < len(pool) for column in columns):
         return Judgement(claim, None, len(pool), "not tested")
     if claim.statistic == "rank_correlation":
-        return _judge_ranks(claim, *columns)
+        seeds = [record.config.seed for record in pool] if len(claim.settings) > 1 else None
+        return _judge_ranks(claim, columns[0], columns[1], seeds)
     if claim.statistic == "chosen":
         return _judge_choice(claim, *columns)
     if claim.statistic == "halved":
@@ -214,14 +225,15 @@ def _pool(claim: Claim, records: list[Record], references: list[Reference], swee
     return [record for record in finished if record.config.recipe == claim.recipe and is_plain(record)]
 
 
-def _judge_ranks(claim: Claim, scores: list[float], values: list[float]) -> Judgement:
+def _judge_ranks(claim: Claim, scores: list[float], values: list[float], seeds: list[int] | None) -> Judgement:
     """A rank correlation counts if it is as large as the claim says, and larger than chance makes it."""
     runs = len(scores)
     if any(len(set(column)) == 1 for column in (scores, values)):  # equal values have no ranks
         return Judgement(claim, None, runs, "not tested")
     value, interval = selection.rank_correlation(scores, values)
+    interval = None if seeds else interval  # the bootstrap takes the runs for independent
     sign = 1 if claim.reproduced.at_least > 0 else -1
-    p = selection.chance([sign * score for score in scores], values)
+    p = selection.chance([sign * score for score in scores], values, seeds)
     verdict = _verdict(claim, value, runs)
     if p > LEVEL and verdict in ("reproduced", "partly"):
         verdict = "not reproduced"
@@ -287,8 +299,13 @@ def _by_bounds(claim: Claim, value: float) -> Verdict:
 def judge_all(folder: Path = RESULTS) -> list[Judgement]:
     """The verdict on every claim of the ledger, from the records of a results folder."""
     records, references = results.records(folder / "runs"), results.references(folder / "reference")
-    found = sweeps.read_all(folder / "sweeps")
-    return [judge(claim, records, references, found) for claim in read_ledger(folder / "claims.yml")]
+    asked = sweeps.read_all(folder / "sweeps")
+    judged = [judge(claim, records, references, asked) for claim in read_ledger(folder / "claims.yml")]
+    tested = [i for i, found in enumerate(judged) if found.p is not None and found.verdict != "not tested"]
+    shared = selection.holm([cast(float, judged[i].p) for i in tested])
+    for i, p in zip(tested, shared, strict=True):
+        judged[i] = replace(judged[i], shared_p=p)
+    return judged
 
 
 def judge_runs(records: list[Record], ledger: Path = RESULTS / "claims.yml") -> list[Judgement]:
@@ -309,13 +326,18 @@ def show(value: float | None, unit: str) -> str:
 
 
 def show_around(judgement: Judgement) -> str:
-    """The interval of a value, or else the range of the runs, and its p, for a table; empty for a single run."""
+    """The interval of a value, or else the range of the runs, and its p, for a table; empty for a single run.
+
+    It says if a limit of the claim lies inside the interval, and what p is as one of all that the ledger tests.
+    """
     unit, said = judgement.claim.unit, []
     name, ends = ("95 %", judgement.interval) if judgement.interval else ("runs", judgement.spread)
     if ends is not None:
-        said.append(f"{name}: {show(ends[0], unit)} to {show(ends[1], unit)}")
+        limit = "" if judgement.open is None else f", on both sides of {show(judgement.open, unit)}"
+        said.append(f"{name}: {show(ends[0], unit)} to {show(ends[1], unit)}{limit}")
     if judgement.p is not None:
-        said.append(f"p = {judgement.p:.2g}")
+        shared = "" if judgement.shared_p is None else f", shared {judgement.shared_p:.2g}"
+        said.append(f"p = {judgement.p:.2g}{shared}")
     return "; ".join(said)
 
 

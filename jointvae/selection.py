@@ -4,8 +4,8 @@ Every score here is one where more is better; a loss comes with its sign turned.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
-from math import comb, factorial, isfinite
+from itertools import combinations, permutations, product
+from math import comb, factorial, isfinite, prod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ CONFIDENCE = 0.95  # of every interval
 RESAMPLES = 9999
 FEWEST = 8  # runs; of fewer, the bootstrap says little
 ORDERS = factorial(FEWEST)  # that a permutation test looks at: all of them, of so few runs
+TIE = 1e-12  # what rounding makes of equal rank correlations
 SUBSETS = 2000  # of the runs that a choice by agreement is tried on
 Numbers = Sequence[float | int] | Num[np.ndarray, " runs"]  # one for each run
 
@@ -75,16 +76,24 @@ def _spearman(scores: np.ndarray, values: np.ndarray, axis: int = -1) -> Any:  #
         return (a * b).sum(axis) / np.sqrt((a**2).sum(axis) * (b**2).sum(axis))
 
 
-def chance(scores: Numbers, values: Numbers) -> float:
+def chance(scores: Numbers, values: Numbers, seeds: Sequence[int] | None = None) -> float:
     """The chance that a useless score ranks the runs as well as this one does, or better: a one-sided p-value.
 
     If a score has nothing to do with the values, all orders of the runs are equally likely. Up to eight runs all orders
     are counted, of more as many random ones. Turn the sign of a score that should be low where values are high.
 
+    Runs of several settings share `seeds`, and what a seed brings along is no merit of the score: with the seed of each
+    run, scores change places between the runs of one seed only.
+
     >>> chance([1, 2, 3], [10, 20, 30])  # one of six orders
     0.16666666666666666
+    >>> chance([1, 2, 3, 4], [10, 20, 30, 40], seeds=[0, 0, 1, 1])  # one of four
+    0.25
     """
-    column = np.array(values)
+    column, blocks = np.array(values), np.array([0] * len(scores) if seeds is None else seeds)
+    if len(set(blocks)) > 1:
+        drawn = _spearman(_orders_within(np.array(scores, dtype=float), blocks), column)
+        return float((drawn >= _spearman(np.array(scores), column) - TIE).mean())
     found = permutation_test(
         (np.array(scores),),
         lambda permuted, axis: _spearman(permuted, column, axis),
@@ -95,6 +104,34 @@ def chance(scores: Numbers, values: Numbers) -> float:
         rng=np.random.default_rng(0),
     )
     return float(found.pvalue)
+
+
+def _orders_within(scores: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """The scores in all orders that keep them in their blocks, or in as many random ones, and as they are, of more."""
+    places = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
+    if prod(factorial(len(place)) for place in places) <= ORDERS:
+        orders = [np.concatenate(order) for order in product(*(list(map(list, permutations(p))) for p in places))]
+        drawn = np.array(orders)
+    else:
+        generator = np.random.default_rng(0)
+        shuffled = [generator.permuted(np.tile(place, (ORDERS, 1)), axis=1) for place in places]
+        drawn = np.vstack([np.concatenate(places), np.hstack(shuffled)])
+    found = np.empty(drawn.shape)
+    found[:, np.concatenate(places)] = scores[drawn]
+    return found
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """p-values as they are when that many tests are made at once (Holm 1979): what stays below a level holds at it.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted, largest = [0.0] * len(chances), 0.0
+    for rank, i in enumerate(np.argsort(chances)):
+        largest = max(largest, min(1.0, (len(chances) - rank) * chances[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def side(values: Numbers, others: Numbers) -> Literal["above", "below", "within"]:
