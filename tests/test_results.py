@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from jointvae import book, claims, evaluation, results
+from jointvae import book, claims, evaluation, results, sweeps
 from jointvae.claims import Bounds, Claim, judge
 from jointvae.errors import JointVAEError
 from jointvae.results import RESULTS, Checkpoint
@@ -229,6 +229,55 @@ def test_a_value_comes_with_its_interval_or_the_range_of_the_runs(make_record):
     assert judge(claim(statistic="max"), records, []).interval is None
     assert claims.show_around(judge(claim(unit="share"), records[:3], [])) == "runs: 50.0% to 55.0%"
     assert claims.show_around(judge(claim(), records[:1], [])) == ""
+
+
+def test_a_mean_says_if_its_interval_has_the_limit_on_both_sides(make_record):
+    records = [make_record(seed=seed, accuracy=0.5 + seed / 40) for seed in range(9)]
+    near, far, partly = (
+        judge(claim(unit="share", reproduced=Bounds(at_least=limit), partly=Bounds(at_least=lower)), records, [])
+        for limit, lower in ((0.61, 0.2), (0.3, 0.2), (0.9, 0.59))
+    )
+    assert (near.open, far.open, partly.open) == (0.61, None, 0.59)
+    assert claims.show_around(near).endswith("%, on both sides of 61.0%")
+    assert "sides" not in claims.show_around(far)
+
+
+def test_each_p_comes_also_as_one_of_all_that_the_ledger_tests(tmp_path, make_record):
+    for folder in ("runs", "sweeps", "reference"):
+        (tmp_path / folder).mkdir()
+    for seed in range(5):
+        record = make_record(seed=seed, accuracy=0.5 + seed / 10, reconstruction=160.0 - seed)
+        results.write(tmp_path / "runs" / f"{record.name}.json", record)
+    asked = (
+        "- {id: %s, claim: x, source: ours, criterion: y, recipe: mnist, metric: [reconstruction, accuracy], "
+        "statistic: rank_correlation, min_runs: %d, reproduced: {at_most: -0.5}}\n"
+    )
+    (tmp_path / "claims.yml").write_text(asked % ("a", 5) + asked % ("b", 5) + asked % ("waits", 6))
+    first, second, waits = claims.judge_all(tmp_path)
+    assert first.p == pytest.approx(1 / 120)
+    assert (first.shared_p, second.shared_p) == (pytest.approx(2 / 120), pytest.approx(2 / 120))
+    assert (waits.verdict, waits.shared_p) == ("not tested", None)  # it is no test yet
+    assert claims.show_around(first) == "p = 0.0083, shared 0.017"
+
+
+def test_over_several_settings_chance_goes_by_orders_within_each_seed(tmp_path, make_record):
+    settings = {f"{epochs}": {"epochs": epochs} for epochs in (1, 2, 3)}
+    sweep = sweeps.Sweep(question="x", recipe="mnist", seeds=[0, 1], settings=settings)
+    records = [
+        replace(make_record(accuracy=0.3 + 0.1 * i, reconstruction=160.0 - i), config=config, name=config.run_name)
+        for i, config in enumerate(sweep.configs())
+    ]
+    asked = claim(
+        recipe=None,
+        sweep="epochs",
+        settings=list(settings),
+        metric=["reconstruction", "accuracy"],
+        statistic="rank_correlation",
+        reproduced=Bounds(at_most=-0.5),
+        min_runs=6,
+    )
+    found = judge(asked, records, [], {"epochs": sweep})
+    assert (found.value, found.p) == (pytest.approx(-1), pytest.approx(1 / 36))
 
 
 def test_every_claim_that_has_evidence_names_the_section_of_the_book_that_shows_it():

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pytest
@@ -90,6 +90,46 @@ def test_chance_counts_the_orders_that_rank_as_well():
         assert selection.chance(scores, values) == pytest.approx(np.mean(np.array(orders) >= ours - 1e-9))
     # More runs than have all their orders counted: a perfect order is as rare as the draws can tell.
     assert selection.chance(range(20), range(20)) == pytest.approx(1 / (selection.ORDERS + 1))
+
+
+@given(st.integers(2, 3), st.integers(2, 3), st.integers(0, 10**6))
+def test_chance_within_seeds_counts_the_orders_within_them(settings, seeds, draw):
+    scores, values = np.random.default_rng(draw).normal(size=(2, seeds, settings))
+    orders = product(*(permutations(row) for row in scores))
+    found = [spearmanr(np.ravel(order), values.ravel()).statistic for order in orders]
+    asked = spearmanr(scores.ravel(), values.ravel()).statistic
+    p = selection.chance(scores.ravel(), values.ravel(), [seed for seed in range(seeds) for _ in range(settings)])
+    assert p == pytest.approx(np.mean(np.array(found) >= asked - 1e-12))
+
+
+def test_what_a_seed_brings_along_is_no_merit_of_a_score():
+    """Scores and values that only follow the seed: ranked well, and no order within the seeds ranks much worse."""
+    noise = np.random.default_rng(0).normal(size=(2, 4, 3)) / 100
+    scores, values = (np.arange(4)[:, None] + noise).reshape(2, -1)
+    assert selection.chance(scores, values) < 0.001
+    assert selection.chance(scores, values, [seed for seed in range(4) for _ in range(3)]) > 0.05
+
+
+def test_of_too_many_orders_within_seeds_random_ones_are_counted():
+    """Eight settings of two seeds have 8! squared orders. One ranks as well as a perfect score: the score's own."""
+    values, seeds = list(range(16)), [0] * 8 + [1] * 8
+    assert selection.chance(values, values, seeds) == pytest.approx(1 / (selection.ORDERS + 1))
+    shuffled = [*reversed(range(8)), *range(8, 16)]
+    assert 0 < selection.chance(shuffled, values, seeds) < 1
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holms_p_lies_between_that_of_one_test_and_bonferronis(chances):
+    shared = selection.holm(chances)
+    assert shared[int(np.argmin(chances))] == pytest.approx(min(1, len(chances) * min(chances)))
+    assert all(p <= q <= min(1, len(chances) * p) + 1e-12 for p, q in zip(chances, shared, strict=True))
+    order = np.argsort(chances, kind="stable")
+    assert sorted(shared) == pytest.approx([shared[i] for i in order])
+    # Holm's own words: go up from the smallest, and stop at the first that is above its share of the level.
+    for level in (0.05, 0.3):
+        below = [chances[i] <= level / (len(chances) - rank) for rank, i in enumerate(order)]
+        stopped = below.index(False) if False in below else len(below)
+        assert sum(p <= level for p in shared) == pytest.approx(stopped, abs=int(np.isclose(shared, level).sum()))
 
 
 def test_the_worth_of_a_choice_comes_with_an_interval_if_there_are_runs_to_draw_from():
