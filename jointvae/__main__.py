@@ -5,11 +5,12 @@ Exit status: 0 done; 2 bad input, with one sentence that says what to do; 130 in
 """
 
 import argparse
+import io
 import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jointvae.errors import JointVAEError
 from jointvae.structure import RUNS
@@ -55,9 +56,20 @@ exit status:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """One line for what is wrong, as for all bad input; and whole options only: a new one would break short ones."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Say it and exit with status 2."""
+        self.exit(2, f"error: {message}; `{self.prog} --help` says what it takes.\n")
+
+
 def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog=program,
         description="Train, evaluate and reproduce JointVAE (Dupont 2018).",
         epilog=EXAMPLES,
@@ -197,7 +209,7 @@ def parser(program: str = PROGRAM) -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, *examples: str
+    commands: "argparse._SubParsersAction[_Parser]", name: str, purpose: str, *examples: str
 ) -> argparse.ArgumentParser:
     """A subcommand whose help ends with examples: each is what a reader types after the program's name."""
     return commands.add_parser(
@@ -253,13 +265,17 @@ def configure(options: argparse.Namespace) -> "Config":
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or a file that can't show a character is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     if options.command is None:
         parser().print_help(sys.stderr)
         return 2
     try:
         COMMANDS[options.command](options)
-        sys.stdout.flush()  # here, where a reader that has left is no bug
+        if sys.stdout:  # there is none if whoever started us has closed it
+            sys.stdout.flush()  # here, where a reader that has left is no bug
     except JointVAEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -273,7 +289,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more at its end
         return 141
     except OSError as error:
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'a file, or what this command prints to'}: {error.strerror or error}.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last finished epoch" if options.command in TRAINING else ""
@@ -440,7 +459,7 @@ def _claims(options: argparse.Namespace) -> None:
     from jointvae import book, claims, results
     from jointvae.terminal import claims_table, runs_table
 
-    folder = options.results or results.RESULTS
+    folder = _results_folder(options.results)
     console, recorded = Console(), results.records(folder / "runs")
     title = f"Claims of the paper, then questions of the book, by the {len(recorded)} runs in {folder.name}/"
     console.print(claims_table(claims.judge_all(folder), title))
@@ -457,14 +476,28 @@ def _claims(options: argparse.Namespace) -> None:
         console.print(f"Not shown: {complaint}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _results_folder(named: Path | None) -> Path:
+    """The results folder that a command is to read: the one that is named, or the book's.
+
+    Raises:
+        JointVAEError: if there is no such folder.
+    """
+    from jointvae import results
+
+    folder = named or results.RESULTS
+    if not folder.is_dir():
+        raise JointVAEError(f"There is no results folder {folder}: name one that holds runs/ and claims.yml.")
+    return folder
+
+
 def _verify(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from jointvae import results, verify
+    from jointvae import verify
     from jointvae.terminal import verify_table
 
     console = Console(highlight=False, soft_wrap=True)
-    folder = options.results or results.RESULTS
+    folder = _results_folder(options.results)
     findings = verify.examine(folder, lambda name: console.print(f"evaluating {name} …"))
     console.print(verify_table(findings), soft_wrap=False)
     for reason in dict.fromkeys(finding.note for finding in findings if finding.state == "left out"):
@@ -476,7 +509,8 @@ def _verify(options: argparse.Namespace) -> None:
     for finding in bad:
         console.print(f"Bad: {finding.result}: {finding.note}", markup=False)
     if bad:
-        raise JointVAEError(f"{len(bad)} checks of the recorded results failed; the sentences above say which and why.")
+        failed = f"{len(bad)} check{'s' * (len(bad) > 1)} of the recorded results failed"
+        raise JointVAEError(f"{failed}, the first: {bad[0].result}: {bad[0].note}")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -69,9 +69,9 @@ class BatchedTrainer:
             f"model.{name}": torch.stack([own[name].detach() for own in parameters]).requires_grad_()
             for name in parameters[0]
         }
-        on_cuda = self.device.type == "cuda"
+        self.captures = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
-            self.weights.values(), lr=self.config.learning_rate, fused=True, capturable=on_cuda
+            self.weights.values(), lr=self.config.learning_rate, fused=True, capturable=self.captures
         )
         self._stack_moments()
         self.step = torch.tensor(float(first.step), device=self.device)
@@ -135,7 +135,7 @@ class BatchedTrainer:
 
     def _fast_step(self, x: Tensor, noise: Noise, x_c: Tensor | None) -> Tensor:
         """`train_step`, replayed from a graph where there is a GPU and the batch has its usual size."""
-        if self.device.type != "cuda" or x.shape[1] != self.config.batch_size or self.plain_steps < PLAIN_STEPS:
+        if not self.captures or x.shape[1] != self.config.batch_size or self.plain_steps < PLAIN_STEPS:
             self.plain_steps += 1
             return self.train_step(x, noise, x_c)
         self.graph = self.graph or _Graph(self.train_step, x, noise, x_c)

@@ -33,13 +33,17 @@ def _unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, dict(json.loads(header["__metadata__"]["jointvae"]))
     except FileNotFoundError:
         raise JointVAEError(f"There is no checkpoint at {path}.") from None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+    except OSError as error:
+        raise JointVAEError(f"{path} can't be read: {error.strerror or error}.") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise damaged(path) from None
 
 
 def damaged(path: Path) -> JointVAEError:
-    """What to say of a checkpoint that can't be read."""
-    return JointVAEError(f"{path} is damaged or not a checkpoint of jointvae: delete it, then train again.")
+    """What to say of a checkpoint that can't be read; a state that we wrote is of no use then, another file may be."""
+    ours = path.suffix == ".training"
+    remedy = "delete it, then train again" if ours else "restore it, or name another file"
+    return JointVAEError(f"{path} is damaged or not a checkpoint of jointvae: {remedy}.")
 
 
 def save_model(path: Path, model: JointVAE, metadata: dict[str, Any] | None = None) -> None:
@@ -58,7 +62,7 @@ def load_model(path: Path) -> JointVAE:
     try:
         model = _build(**metadata)
     except (KeyError, TypeError, RuntimeError):
-        raise JointVAEError(f"{path} does not say what model it holds: delete it, then train again.") from None
+        raise JointVAEError(f"{path} does not say what model it holds: restore it, or name another file.") from None
     _load_weights(model, tensors, path)
     return model
 

@@ -252,6 +252,8 @@ def _judge_halved(claim: Claim, pool: list[Record], values: list[float]) -> Judg
     """What a population has that is halved by its objective as it trains, on average over ways to draw it."""
     if len(pool) < POPULATION:
         return Judgement(claim, None, len(pool), "not tested")
+    if len({len(record.curves["step"]) for record in pool}) > 1:
+        raise JointVAEError(f"The claim {claim.id} can't be judged: its runs have curves of different lengths.")
     curves = np.array([selection.objective_curve(record) for record in pool])
     value, _ = selection.best_by_halving(POPULATION, curves, values, HALVED_AT)
     return Judgement(claim, value, len(pool), _verdict(claim, value, len(pool)), None, (min(values), max(values)))

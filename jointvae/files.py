@@ -89,8 +89,18 @@ def alone(path: Path, wait: bool, refusal: str) -> Iterator[None]:
         yield
 
 
+class TwiceError(ValueError):
+    """A key that stands in a mapping twice: whichever was meant, the other one would be lost without a word."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"has '{key}' twice")
+
+
 class _Shallow(yaml.SafeLoader):
-    """Refuses a file that is nested deeper than `DEPTH` before reading it to its end, and text that is no Unicode."""
+    """Refuses a file that is nested deeper than `DEPTH` before reading it to its end, and text that is no Unicode.
+
+    A key that a mapping has twice is refused too.
+    """
 
     depth = 0
 
@@ -107,6 +117,12 @@ class _Shallow(yaml.SafeLoader):
         node.value.encode()  # an escape may stand for half a character, which can't be printed or written
         return node
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise TwiceError(twice[0])
+        return super().construct_mapping(node, deep)
+
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file, which can't execute anything.
@@ -119,6 +135,10 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Shallow)
     except FileNotFoundError:
         raise
+    except TwiceError as error:
+        raise JointVAEError(f"{path} {error}: leave one of them.") from None
+    except OSError as error:
+        raise JointVAEError(f"{path} can't be read: {error.strerror or error}.") from None
     except Exception:  # beside its own errors, PyYAML lets through whatever a wrong date provokes
         raise JointVAEError(f"{path} is not readable YAML.") from None
 

@@ -71,6 +71,7 @@ def make(record_path: Path, out: Path = FILMS) -> Path:
             pictures don't fit.
     """
     record = results.read(record_path)
+    results.check_named(record, record_path)
     if record.test is None:
         raise JointVAEError(f"{record.name} has no test evaluation, and a film needs one to choose its rows.")
     epochs = shown_epochs(len(record.curves["step"]))

@@ -77,6 +77,7 @@ def add(records: Iterable[Path], folder: Path = FOLDER) -> list[str]:
     made: list[tuple[str, str, str]] = []  # data set, run, partition
     for path in records:
         record: Record = results.read(path)
+        results.check_named(record, path)
         read(record.config.dataset, folder)  # a damaged file says so before the work, not after it
         made.append((record.config.dataset, record.name, _partition(record, path.parent)))
     with alone(folder / ".lock", wait=True, refusal=""):  # another process may add its own meanwhile
@@ -109,8 +110,9 @@ def _partition(record: Record, folder: Path) -> str:
     unit = record.test.unit
     if record.config.latents.c[unit] > len(CHARACTERS):
         raise JointVAEError(f"{record.name} has more than {len(CHARACTERS)} categories.")
+    model = runs.load(record, folder)
     images = data.load(record.config.dataset, "test", record.config.image.size)
-    categories = encode(runs.load(record, folder), images).logits[unit].argmax(-1).tolist()
+    categories = encode(model, images).logits[unit].argmax(-1).tolist()
     return "".join(CHARACTERS[category] for category in categories)
 
 

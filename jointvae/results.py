@@ -21,9 +21,10 @@ from pydantic import TypeAdapter, ValidationError
 from torch import device as Device
 
 import jointvae
+from jointvae.data import CLASSES
 from jointvae.errors import JointVAEError
 from jointvae.evaluation import Evaluation
-from jointvae.files import write_atomic
+from jointvae.files import TwiceError, write_atomic
 from jointvae.structure import HERE, PROJECT
 from jointvae.training import CURVES, Config
 
@@ -112,6 +113,43 @@ class Record:
             raise JointVAEError("Every curve has an entry per epoch.")
         if not all(_is_curve(name, values) for name, values in self.curves.items()):
             raise JointVAEError("Curves hold numbers, those of units a list of them per epoch.")
+        for evaluation in filter(None, (self.train, self.test)):
+            _check_units(evaluation, self.config)
+
+
+def _check_units(evaluation: Evaluation, config: Config) -> None:
+    """Refuse an evaluation that is not of the config's latents and data set: whoever looks into it would fall over."""
+    latents, unit = config.latents, evaluation.unit
+    expected = {"kl_z": latents.z, "kl_c": len(latents.c), "information": len(latents.c)}
+    if wrong := next((name for name, units in expected.items() if len(getattr(evaluation, name)) != units), None):
+        raise JointVAEError(
+            f"The evaluation on {evaluation.split} has another number of units in {wrong} than the model."
+        )
+    if unit is not None and not 0 <= unit < len(latents.c):
+        raise JointVAEError(
+            f"The evaluation on {evaluation.split} is of discrete unit {unit}, which the model has not."
+        )
+    rows = [] if evaluation.confusion is None else evaluation.confusion
+    columns = [len(row) for row in rows] + ([] if evaluation.usage is None else [len(evaluation.usage)])
+    if columns and (unit is None or set(columns) != {latents.c[unit]}):
+        raise JointVAEError(f"The evaluation on {evaluation.split} has another number of categories than the model.")
+    if rows and len(rows) != len(CLASSES.get(config.dataset, rows)):
+        raise JointVAEError(
+            f"The evaluation on {evaluation.split} has another number of classes than {config.dataset}."
+        )
+
+
+def check_named(record: Record, path: Path) -> None:
+    """Refuse a record whose name is not that of its run: files are named after it, and it could lead anywhere.
+
+    Raises:
+        JointVAEError: if its config makes it another run.
+    """
+    if record.name != record.config.run_name:
+        raise JointVAEError(
+            f"{path} calls itself {record.name!r:.80}, but its config makes it {record.config.run_name}: "
+            "nothing was changed."
+        )
 
 
 def _is_curve(name: str, values: list[Any]) -> bool:
@@ -189,14 +227,25 @@ def read_json(path: Path) -> Any:
         JointVAEError: if the file is missing or is no JSON.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), object_pairs_hook=_each_once)
         json.dumps(content, allow_nan=False)  # Python reads NaN and infinity, which are no JSON
     except FileNotFoundError:
         raise JointVAEError(f"There is no results file {path}.") from None
-    except (OSError, ValueError, RecursionError):
-        raise JointVAEError(
-            f"{path} is not readable JSON: restore it, or delete it and run the recipe again."
-        ) from None
+    except OSError as error:
+        raise JointVAEError(f"{path} can't be read: {error.strerror or error}.") from None
+    except TwiceError as error:
+        raise JointVAEError(f"{path} {error}: restore it, or leave one of them.") from None
+    except (ValueError, RecursionError):
+        raise JointVAEError(f"{path} is not readable JSON: restore it, move it away, or name another file.") from None
+    return content
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; Python would keep the last of two equal keys and say nothing."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise TwiceError(next(key for i, key in enumerate(keys) if key in keys[:i]))
     return content
 
 
@@ -208,7 +257,7 @@ def parse(content: Any, kind: type, path: Path) -> Any:
     Raises:
         JointVAEError: with the path and the first field that is wrong, or the schema if it can't be read.
     """
-    remedy = "restore the file, or delete it and run the recipe again"
+    remedy = "restore the file, or move it away and run the recipe again"
     if isinstance(content, dict) and "schema" in content:
         content = _migrated(content, path)
     try:
@@ -330,11 +379,7 @@ def collect(paths: Iterable[Path], folder: Path = RESULTS / "runs") -> list[Path
     new: dict[Path, Record] = {}
     for path in paths:
         record: Record = read(path)
-        if record.name != record.config.run_name:  # a file is named after it
-            raise JointVAEError(
-                f"{path} calls itself {record.name!r:.80}, but its config makes it {record.config.run_name}: "
-                "nothing was copied."
-            )
+        check_named(record, path)
         target = folder / f"{record.name}.json"
         there = new.get(target) or (read(target) if target.exists() else None)
         if there is None:

@@ -224,6 +224,10 @@ def _check(config: Config, datasets: Datasets | None) -> None:
     check_config(config)
     if datasets:
         _check_images(config, datasets)
+    elif config.image.channels != 1:
+        raise JointVAEError(
+            f"The data set '{config.dataset}' has 1 channel, not {config.image.channels}: change `image`."
+        )
 
 
 def _check_images(config: Config, datasets: Datasets) -> None:

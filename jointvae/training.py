@@ -39,6 +39,7 @@ from jointvae.objectives import (
 LOG10 = LatentSpec(0, (10,)).max_kl_c
 LARGEST_SEED = 2**31 - 1  # torch's generator on the CPU heeds 32 bits
 LARGEST = 10**9  # value of a setting; torch counts in 64 bits
+LOWEST_TAU = 1e-6
 LONGEST_NAME = 50  # characters; files are named after the recipe
 CURVES = {"step", "reconstruction", "kl_z", "kl_c"}  # and those of the objective's capacities
 REPORT_EVERY = 50  # steps between two looks at the losses
@@ -78,6 +79,10 @@ class Config:
         for name in ("batch_size", "epochs", "seed"):
             if type(getattr(self, name)) is not int:
                 raise JointVAEError(f"{name} must be a whole number (int), not {getattr(self, name)!r:.60}.")
+        if not self.tau >= LOWEST_TAU:
+            raise JointVAEError(
+                f"tau must be {LOWEST_TAU} or more, not {self.tau}: it divides logits in single precision."
+            )
         for name in ("tau", "learning_rate", "batch_size", "epochs"):
             if not 0 < getattr(self, name) <= LARGEST:
                 raise JointVAEError(f"{name} must be above zero and up to {LARGEST:,}, not {getattr(self, name)}.")

@@ -258,6 +258,30 @@ def test_at_least_one_seed_fits_and_more_with_more_memory(quick, monkeypatch):
     assert batched.seeds_that_fit(quick, cpu, 1000) == 10
 
 
+def test_full_batches_are_replayed_once_the_first_steps_are_made(quick, digits, monkeypatch):
+    """Of 160 images in batches of 64 the third is short. What a graph does on a GPU, the plain step does here."""
+    made, replayed = [], []
+
+    class Played:
+        def __init__(self, step, *given):
+            self.step = step
+            made.append(self)
+
+        def replay(self, x, noise, x_c):
+            replayed.append(x.shape[1])
+            return self.step(x, noise, x_c)
+
+    monkeypatch.setattr(batched, "_Graph", Played)
+    captured, plain = BatchedTrainer(trainers(quick, 0, 1)), BatchedTrainer(trainers(quick, 0, 1))
+    captured.captures = True
+    for batch in (captured, plain):
+        for _ in range(3):
+            assert batch.train_epoch(digits) == {}
+    assert (len(made), replayed) == (1, [64] * 4)
+    for one, other in zip(captured.trainers, plain.trainers, strict=True):
+        assert one.curves == other.curves
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the captured step was not compared")
 def test_the_captured_step_is_the_plain_one(quick, digits):
     """On a GPU alone: after the first steps they are replayed from a graph."""

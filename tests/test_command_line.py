@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -113,10 +114,43 @@ class TestExitStatus:
         with pytest.raises(ModuleNotFoundError):
             ends(ModuleNotFoundError("no", name="jointvae.nope"))
 
-    def test_an_option_that_there_is_not(self):
+    def test_a_system_that_refuses(self, ends, capsys):
+        assert ends(OSError(5, "Input/output error", "x.json")) == 2
+        assert capsys.readouterr().err == "error: x.json: Input/output error.\n"
+
+    @pytest.mark.parametrize(
+        "words",
+        ["train mnist --nope", "train mnist --epochs 1.5", "train mnist --epoch 3", "evaluate a.safetensors", "fly"],
+    )
+    def test_what_the_command_line_does_not_take_is_one_line(self, capsys, words):
         with pytest.raises(SystemExit) as ended:
-            cli.main(["train", "mnist", "--nope"])
+            cli.main(words.split())
+        said = capsys.readouterr().err
         assert ended.value.code == 2
+        assert re.fullmatch(r"error: .*; `.* --help` says what it takes\.\n", said)
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict"])
+    def test_what_can_not_be_shown_does_not_end_a_command(self, encoding, tmp_path):
+        """A dash of the table is no ASCII, and a path may be no Unicode."""
+        folder = tmp_path / "r\udcff\u2013"
+        folder.mkdir()
+        (folder / "claims.yml").write_text("[{id: a, claim: x \u2013 y, source: s, criterion: k}]", encoding="utf-8")
+        command = [sys.executable, "-m", "jointvae", "claims", "--results", str(folder)]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"not tested" in done.stdout
+
+    def test_a_closed_output_is_no_bug(self):
+        command = f"{sys.executable} -m jointvae completion bash >&-"
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+    def test_a_full_disk_behind_the_output(self):
+        command = f"{sys.executable} -m jointvae completion bash > /dev/full"
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "No space left on device" in done.stderr
 
     def test_the_readme_says_the_same(self):
         text = (ROOT / "README.md").read_text()

@@ -60,10 +60,10 @@ def test_a_traversal_moves_one_unit_only(model):
     assert images.max() <= 1
 
 
-def test_categories_stand_in_the_order_of_their_classes(make_record):
-    found = make_record(images=28, confusion=[[0, 0, 9], [8, 1, 0], [1, 9, 0]]).test
+def test_categories_stand_in_the_order_of_their_classes(make_evaluation):
+    found = make_evaluation(images=28, confusion=[[0, 0, 9], [8, 1, 0], [1, 9, 0]])
     assert figures.matched_order(found) == [2, 0, 1]
-    wide = make_record(images=18, confusion=[[0, 9, 0], [8, 0, 1]]).test
+    wide = make_evaluation(images=18, confusion=[[0, 9, 0], [8, 0, 1]])
     assert figures.matched_order(wide) == [1, 0, 2]
 
 
@@ -93,8 +93,8 @@ def test_no_run_is_left_out_of_a_figure(make_record, n):
     assert [line.get_label() for line in curves.axes[0].get_lines()] == names
 
 
-def test_a_class_without_images_has_an_empty_row(make_record):
-    found = make_record(confusion=[[15, 5], [0, 0]]).test
+def test_a_class_without_images_has_an_empty_row(make_evaluation):
+    found = make_evaluation(confusion=[[15, 5], [0, 0]])
     (mesh,) = figures.confusion_figure([("one", found)], ("a", "b")).axes[0].collections
     assert mesh.get_array().tolist() == [[75, 25], [0, 0]]
 

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import struct
 import sys
 import time
@@ -107,7 +108,7 @@ def command(*words: str) -> int:
         try:
             status = cli.main(list(words))
         except SystemExit as leave:  # argparse, of what is no number
-            return int(leave.code)
+            status = int(leave.code)
     assert status in (0, 2)
     if status == 2:
         check_sentence(err.getvalue().removesuffix("\n"))
@@ -258,6 +259,8 @@ CLAIMS = [
      "statistic": "rank_correlation", "min_runs": 2},
     {"id": "d", "claim": "c", "source": "s", "criterion": "k", "reference": "authors-mnist", "metric": "majority",
      "statistic": "max", "paper": 0.5, "unit": "nats", "reproduced": {"at_least": 0.1}, "partly": {"at_most": 1}},
+    {"id": "e", "claim": "c", "source": "s", "criterion": "k", "recipe": "mnist", "metric": "seven_nine_overlap"},
+    {"id": "f", "claim": "c", "source": "s", "criterion": "k", "recipe": "mnist", "metric": "classes_with_styles"},
 ]  # fmt: skip
 
 
@@ -296,6 +299,20 @@ def test_records(store, content):
     (store / "runs" / "r.json").write_bytes(content)
     looked_at(store)
     (store / "runs" / "r.json").unlink()
+
+
+NAMED = RECORD | {"name": results.parse(RECORD, results.Record, Path("record")).config.run_name}
+
+
+@fuzz
+@given(content=spoilt_json(NAMED))
+def test_what_is_made_of_a_record(place, content):
+    path, out = place / "named.json", place / "made"
+    path.write_bytes(content)
+    command("collect", str(path), "--results", str(out))
+    assert command("partition", str(path), "--results", str(out)) == 2  # there are no weights beside it
+    assert command("film", str(path), "--out", str(out / "films")) == 2  # nor pictures
+    shutil.rmtree(out, ignore_errors=True)
 
 
 @fuzz
@@ -626,8 +643,11 @@ def test_states_of_unfinished_runs(state, place, choice):
     path = place / "r.training"
     path.write_bytes(content)
     trainer = training.Trainer(SMALL)
-    if taken_or_refused(lambda: trainer.resume(path) or True) and 0 <= trainer.epoch < SMALL.epochs:
-        trainer.append_means([0.0] * 4)  # what the next epoch does first with the state
+    if taken_or_refused(lambda: trainer.resume(path) or True):
+        assert 0 <= trainer.epoch <= SMALL.epochs
+        assert {len(curve) for curve in trainer.curves.values()} <= {trainer.epoch}
+        if trainer.epoch < SMALL.epochs:
+            trainer.append_means([0.0] * 4)  # what the next epoch does first with the state
 
 
 # --- Parameters of the notebooks --------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_a_run_without_weights_or_without_c_is_refused(trained, tmp_path):
     with pytest.raises(JointVAEError):
         partitions.add([alone], tmp_path / "kept")
     record = results.read(trained)
-    results.write(alone, replace(record, test=replace(record.test, unit=None)))
+    results.write(alone, replace(record, test=replace(record.test, unit=None, usage=None, confusion=None)))
     with pytest.raises(JointVAEError, match="has no partition"):
         partitions.add([alone], tmp_path / "kept")
     assert not (tmp_path / "kept").exists()

@@ -1,6 +1,7 @@
 """Run records and the claims ledger: strict reading, computed verdicts, prose that cannot drift."""
 
 import json
+import os
 import re
 import time
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from jointvae import __main__ as cli
 from jointvae import book, claims, evaluation, results, sweeps
 from jointvae.claims import Bounds, Claim, judge
 from jointvae.errors import JointVAEError
@@ -231,6 +233,57 @@ def test_a_value_comes_with_its_interval_or_the_range_of_the_runs(make_record):
     assert claims.show_around(judge(claim(), records[:1], [])) == ""
 
 
+def test_a_field_that_stands_there_twice_is_refused(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text('{"a": {"b": 1, "b": 2}}')
+    with pytest.raises(JointVAEError, match=r"r\.json has 'b' twice"):
+        results.read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"kl_z": [1.0]}, "units in kl_z"),
+        ({"information": []}, "units in information"),
+        ({"unit": 1}, "discrete unit 1"),
+        ({"unit": -1}, "discrete unit -1"),
+        ({"usage": [1.0]}, "categories"),
+        ({"confusion": [[1, 1]] * 10}, "categories"),
+        ({"confusion": [[1] * 10] * 2}, "classes than mnist"),
+    ],
+)
+def test_an_evaluation_goes_with_the_latents_of_its_run(make_record, tmp_path, wrong, named):
+    record = make_record()
+    with pytest.raises(JointVAEError, match=named):
+        replace(record, test=replace(record.test, **wrong))
+    path = tmp_path / "r.json"
+    results.write(path, record)
+    content = json.loads(path.read_text())
+    content["train"].update(wrong)
+    path.write_text(json.dumps(content))
+    with pytest.raises(JointVAEError, match=named):
+        results.read(path)
+
+
+@pytest.mark.parametrize("command", ["film", "partition", "collect"])
+def test_the_name_of_a_record_leads_to_no_other_folder(make_record, tmp_path, capsys, command):
+    victim = tmp_path / "x.mine.webp"
+    victim.write_bytes(b"mine")
+    path = tmp_path / "r.json"
+    results.write(path, replace(make_record(), name="../../x"))
+    option = "--out" if command == "film" else "--results"
+    assert cli.main([command, str(path), option, str(tmp_path / "a" / "b")]) == 2
+    assert "calls itself '../../x', but its config makes it mnist-seed0" in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {"r.json", "x.mine.webp"}
+
+
+def test_a_population_of_unequal_curves_is_not_halved(make_record):
+    curves = [{"step": [1] * n, "reconstruction": [1.0] * n, "kl_z": [[0.0]] * n, "kl_c": [[0.0]] * n} for n in (2, 3)]
+    records = [replace(make_record(seed=seed), curves=curves[seed == 7]) for seed in range(8)]
+    with pytest.raises(JointVAEError, match="curves of different lengths"):
+        judge(claim(metric="accuracy", statistic="halved", min_runs=8), records, [])
+
+
 def test_a_mean_says_if_its_interval_has_the_limit_on_both_sides(make_record):
     records = [make_record(seed=seed, accuracy=0.5 + seed / 40) for seed in range(9)]
     near, far, partly = (
@@ -298,19 +351,19 @@ def test_what_counts_as_partly_is_said():
     assert silent == []
 
 
-def test_styles_by_hand(make_record):
+def test_styles_by_hand(make_evaluation):
     pure_twice = [[10, 8, 2], [1, 0, 19]]  # the first class has two categories, of 91 and 100 %
     mixed = [[10, 8, 2], [10, 0, 10]]  # now the first of them is half the other class
     unused = [[198, 1, 1], [0, 0, 2]]  # now the second of them holds less than a hundredth of the images
-    records = [make_record(confusion=matrix, images=202) for matrix in (pure_twice, mixed, unused)]
-    found = [claims.classes_with_styles(record.test) for record in records]
+    evaluations = [make_evaluation(confusion=matrix, images=202) for matrix in (pure_twice, mixed, unused)]
+    found = [claims.classes_with_styles(evaluation) for evaluation in evaluations]
     assert found == [1, 0, 0]
 
 
-def test_overlap_by_hand(make_record):
-    found = make_record(confusion=[[8, 2], [2, 8]]).test
+def test_overlap_by_hand(make_evaluation):
+    found = make_evaluation(confusion=[[8, 2], [2, 8]])
     assert claims.overlap(found, "a", "b", ("a", "b")) == pytest.approx(0.4)
-    assert claims.overlap(make_record(confusion=[[5, 0], [0, 5]]).test, "a", "b", ("a", "b")) == 0
+    assert claims.overlap(make_evaluation(confusion=[[5, 0], [0, 5]]), "a", "b", ("a", "b")) == 0
 
 
 @pytest.mark.parametrize(
@@ -377,6 +430,8 @@ def test_kept_weights_evaluate_to_the_recorded_counts_on_one_thread_and_on_two()
     from jointvae.evaluation import evaluate
 
     if not data.folder("mnist"):
+        if os.environ.get("CI") and os.environ.get("JOINTVAE_DATA"):
+            pytest.fail("JOINTVAE_DATA is set, but has no MNIST, and CI must not leave this out.")
         pytest.skip("MNIST is not on this machine")
     record = results.records(recipe="mnist")[0]
     model, images = runs.load(record, results.RESULTS / "runs"), data.load("mnist", "test")

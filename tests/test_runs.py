@@ -150,6 +150,13 @@ def test_a_sweep_gives_the_records_of_single_runs(tmp_path):
     assert {name for name, news in said if news == "done"} == {config.run_name for config in configs}
 
 
+def test_the_runs_of_a_sweep_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.torch, "get_num_threads", lambda: 4)  # of this process; the others count their own
+    configs = runs.seeds(replace(training.recipe("digits"), epochs=1), 0, 2)
+    swept = runs.sweep(configs, tmp_path, "cpu", 2, lambda *_: None)
+    assert [record.provenance[-1].threads for record in swept] == [2, 2]
+
+
 @pytest.fixture
 def long_sweep(tmp_path):
     """A sweep of two runs that would take minutes, in a process group of its own, once both have a state on disk."""

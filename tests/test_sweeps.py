@@ -115,13 +115,39 @@ def test_a_missing_field_is_named(tmp_path, field):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "- a", "[" * 20_000, "question: [", '"\\ud800"', "!!python/object/apply:os.getcwd []"]
+    "content",
+    [
+        "",
+        "- a",
+        "[" * 20_000,
+        "question: [",
+        '"\\ud800"',
+        "!!python/object/apply:os.getcwd []",
+        "seeds: [0]\nseeds: [1]",
+    ],
 )
 def test_what_is_no_sweep_file_is_refused(tmp_path, content):
     path = tmp_path / "sweep.yml"
     path.write_text(content)
     with pytest.raises(JointVAEError, match=r"sweep\.yml"):
         sweeps.read(path)
+
+
+def test_a_setting_that_stands_there_twice_is_not_dropped_without_a_word(tmp_path):
+    path = tmp_path / "sweep.yml"
+    path.write_text("question: '?'\nrecipe: digits\nseeds: [0]\nsettings:\n  a: {epochs: 1}\n  a: {epochs: 2}\n")
+    with pytest.raises(JointVAEError, match=r"sweep\.yml has 'a' twice: leave one of them\."):
+        sweeps.read(path)
+
+
+@pytest.mark.parametrize("together", [[], ["--together"], ["--jobs", "1"]])
+def test_a_setting_whose_images_there_are_not_stops_the_sweep_before_it_begins(tmp_path, capsys, together):
+    settings = {"good": {"epochs": 1}, "bad": {"epochs": 1, "image": [3, 32]}}
+    path = tmp_path / "sweep.yml"
+    path.write_text(json.dumps({"question": "?", "recipe": "digits", "seeds": [0], "settings": settings}))
+    assert cli.main(["sweep", str(path), "--out", str(tmp_path / "runs"), *together]) == 2
+    assert capsys.readouterr().err == "error: The data set 'digits' has 1 channel, not 3: change `image`.\n"
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("option", [["--gamma", "3"], ["--seeds", "2"], ["--first-seed", "0"], ["--categories"]])

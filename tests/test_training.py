@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from jointvae import augmentation, results, training
+from jointvae import augmentation, checkpoints, results, training
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec, Posterior, draw_noise
 from jointvae.objectives import (
@@ -47,7 +47,30 @@ def test_golden_run(quick, digits, tmp_path):
     curves = trained(quick, digits, tmp_path / "state").curves
     assert curves["step"] == [3, 6, 9]
     assert curves["reconstruction"] == pytest.approx([672.338, 665.978, 651.176], abs=0.05)
-    assert curves["C_z"] == pytest.approx([quick.objective.C_z(step) for step in (3, 6, 9)])
+    assert [sum(units) for units in curves["kl_z"]] == pytest.approx([0.009213, 0.003562, 0.008189], abs=2e-4)
+    assert [sum(units) for units in curves["kl_c"]] == pytest.approx([0.001433, 0.002164, 0.003235], abs=1e-4)
+    for name in ("C_z", "C_c"):  # 5 nats over 2,500 steps
+        assert curves[name] == pytest.approx([0.006, 0.012, 0.018])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state["curves"]["kl_c"].pop(),
+        lambda state: state.update(epoch=9, curves={name: [0.0] * 9 for name in state["curves"]}),
+    ],
+    ids=["a curve is short", "past the last epoch"],
+)
+def test_a_state_that_contradicts_itself_is_not_gone_on_with(quick, digits, tmp_path, spoil):
+    path = tmp_path / "x.training"
+    trainer = trained(quick, digits, path)
+    tensors, state = checkpoints._unpack(path)
+    spoil(state)
+    path.write_bytes(checkpoints._pack(tensors, state))
+    fresh = training.Trainer(quick)
+    with pytest.raises(JointVAEError, match="damaged"):
+        fresh.resume(path)
+    assert (fresh.epoch, trainer.epoch) == (0, 3)
 
 
 def test_in_bfloat16_the_layers_are_rounded_and_nothing_else_is(started):
