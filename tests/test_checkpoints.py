@@ -1,5 +1,6 @@
 """Weights out and in, the authors' layout for every kind of model, and files that must be refused."""
 
+import os
 import pickle
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from jointvae import checkpoints, training
+from jointvae import checkpoints, results, sweeps, training
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec
 from jointvae.model import ImageShape, JointVAE
@@ -175,8 +176,6 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path, monkeypatch):
-    import os
-
     from jointvae.files import write_atomic
 
     target = tmp_path / "file"
@@ -186,3 +185,43 @@ def test_nothing_is_left_when_writing_fails(tmp_path, monkeypatch):
         write_atomic(target, b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert target.read_bytes() == b"old"
+
+
+def test_a_file_takes_its_name_when_its_bytes_have_reached_the_disk(tmp_path, monkeypatch):
+    """A power cut between the two would else leave an empty file under the name; no kill can show that."""
+    from jointvae import files
+
+    order = []
+
+    def noted(name, do):
+        return lambda *given: order.append(name) or do(*given)
+
+    for step in ("fsync", "replace"):
+        monkeypatch.setattr(files.os, step, noted(step, getattr(os, step)))
+    files.write_atomic(tmp_path / "file", b"content")
+    assert order == ["fsync", "replace"]
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path):
+    for name, read in (("m.safetensors", checkpoints.load_model), ("r.json", results.read), ("s.yml", sweeps.read)):
+        path = tmp_path / name
+        path.write_bytes(b"x")
+        path.chmod(0)
+        with pytest.raises(JointVAEError, match=rf"{name} can't be read: Permission denied\."):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "r.json", "s.yml"])
+def test_a_folder_in_place_of_a_file_is_not_called_damaged(tmp_path, name):
+    read = {"m": checkpoints.load_model, "r": results.read, "s": sweeps.read}[name[0]]
+    (tmp_path / name).mkdir()
+    with pytest.raises(JointVAEError, match=rf"{name} can't be read: Is a directory\."):
+        read(tmp_path / name)
+
+
+def test_what_is_no_checkpoint_is_not_to_be_deleted(tmp_path):
+    (tmp_path / "record.json").write_text("{}")
+    with pytest.raises(JointVAEError, match="restore it, or name another file"):
+        checkpoints.load_model(tmp_path / "record.json")
