@@ -131,7 +131,7 @@ def _check_units(evaluation: Evaluation, config: Config) -> None:
         )
     rows = [] if evaluation.confusion is None else evaluation.confusion
     columns = [len(row) for row in rows] + ([] if evaluation.usage is None else [len(evaluation.usage)])
-    if columns and (unit is None or set(columns) != {latents.c[unit]}):
+    if unit is not None and set(columns) - {latents.c[unit]}:
         raise JointVAEError(f"The evaluation on {evaluation.split} has another number of categories than the model.")
     if rows and len(rows) != len(CLASSES.get(config.dataset, rows)):
         raise JointVAEError(

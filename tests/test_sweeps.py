@@ -345,7 +345,7 @@ def test_a_record_under_another_runs_name_is_not_collected(recorded, tmp_path):
     content = json.loads((tmp_path / "edited.json").read_text())
     for name in ("../../escaped", "digits-seed0", "a\0b"):
         (tmp_path / "edited.json").write_text(json.dumps(content | {"name": name}))
-        with pytest.raises(JointVAEError, match=r"calls itself .*nothing was copied"):
+        with pytest.raises(JointVAEError, match=r"calls itself .*nothing was changed"):
             results.collect([tmp_path / "edited.json"], tmp_path / "results")
         assert not (tmp_path / "results").exists()
 

@@ -91,7 +91,7 @@ TAMPERED = {
     "a score": (lambda r: r["scores"].update(information=9.9), "scores", "label-free"),
     "the seed": (lambda r: r["config"].update(seed=5), "scores", "its config makes it"),
     "the epochs": (lambda r: r["curves"].update({k: v * 2 for k, v in r["curves"].items()}), "scores", "entries in"),
-    "the units": (lambda r: r["test"]["kl_z"].pop(), "scores", "other units"),
+    "the units": (lambda r: r["test"]["kl_z"].pop(), "schema", "number of units in kl_z"),
     "the sum of the weights": (lambda r: r["checkpoint"].update(sha256="0" * 64), "weights", "not the file"),
     "the categories": (rename_categories, "evaluation", "another usage|another confusion"),
     "the loss on the test images": (
