@@ -64,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say it and exit with status 2."""
-        self.exit(2, f"error: {message}; `{self.prog} --help` says what it takes.\n")
+        self.exit(2, f"error: {message:.200}; `{self.prog} --help` says what it takes.\n")
 
 
 def parser(program: str = PROGRAM) -> argparse.ArgumentParser:

@@ -43,7 +43,7 @@ from jointvae.model import ImageShape, JointVAE
 
 ROOT = Path(__file__).parent.parent
 CASES = int(os.environ.get("FUZZ", "1000"))
-TESTS = 13  # of this module that try cases; the last one counts them
+TESTS = 14  # of this module that try cases; the last one counts them
 MEMORY = 1 << 30  # bytes that the whole module may take on top of what the process has when it starts
 SECONDS = 5  # of processor time that one case may take
 LONGEST_SENTENCE = 1000  # characters

@@ -368,7 +368,9 @@ def test_the_record_says_when_the_latents_opened(make_record):
         "C_z": [0.5, 1.0, 5.0],
         "C_c": [0.5, 1.0, 2.0],
     }
-    record = replace(make_record(), curves=curves, config=replace(make_record().config, latents=LatentSpec(3, (10,))))
+    made = make_record()
+    test, config = replace(made.test, kl_z=[0.3, 0.15, 0.07]), replace(made.config, latents=LatentSpec(3, (10,)))
+    record = replace(made, curves=curves, config=config, train=replace(test, split="train"), test=test)
     text = book.opening_text(record)
     assert text.startswith("$\\mathrm{KL}_c$ first reaches 0.1 nats in epoch 2, $\\mathrm{KL}_z$ in epoch 2; ")
     assert "capacity $\\mathrm{KL}_c$ reaches in epoch 3, $\\mathrm{KL}_z$ never." in text
