@@ -100,23 +100,28 @@ def test_the_arithmetic_is_that_of_the_layers():
 def test_without_a_gpu_the_result_says_that_nothing_was_measured(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    found = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "many_seeds.py")],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    script = f"""
+import pathlib, runpy, sys
+from jointvae import runs
+runs.RUNS = pathlib.Path({str(tmp_path)!r})  # the reader's own result stays as it is
+sys.path.insert(0, "benchmarks")
+runpy.run_path("benchmarks/many_seeds.py", run_name="__main__")
+"""
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "not measured" in found.stdout
-    written = json.loads((tmp_path / "runs" / "benchmarks" / "many_seeds.json").read_text())
+    written = json.loads((tmp_path / "benchmarks" / "many_seeds.json").read_text())
     assert written["measured"] is False
     assert written["provenance"]["torch"] == torch.__version__
 
 
 def test_a_benchmark_of_the_readers_own_never_touches_the_recorded_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "runs" / "benchmarks" / "x.json"
+    monkeypatch.setattr(_shared.runs, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(_shared.results, "RESULTS", tmp_path / "results")
-    assert _shared.save("x", {"a": 1}, record=False) == Path("runs/benchmarks/x.json")
+    assert _shared.save("x", {"a": 1}, record=False) == own
     assert not (tmp_path / "results").exists()
     assert _shared.save("x", {"a": 2}, record=True) == tmp_path / "results" / "benchmarks" / "x.json"
-    assert json.loads(Path("runs/benchmarks/x.json").read_text())["a"] == 1
+    assert json.loads(own.read_text())["a"] == 1
 
 
 def test_records_agree_if_they_differ_in_times_alone(make_record):
