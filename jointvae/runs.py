@@ -224,7 +224,7 @@ def _check(config: Config, datasets: Datasets | None) -> None:
     check_config(config)
     if datasets:
         _check_images(config, datasets)
-    elif config.image.channels != 1:
+    elif config.dataset in data.DATASETS and config.image.channels != 1:
         raise JointVAEError(
             f"The data set '{config.dataset}' has 1 channel, not {config.image.channels}: change `image`."
         )
