@@ -29,7 +29,9 @@ from jointvae.objectives import (
 ROUNDING = 1e-10
 
 
-NEAR = 0.05  # of the way that a run went, in float32
+# Of the way that a run went, in float32. Over three epochs we measured up to 0.006, from the signs of gradients that are
+# rounding alone; other processors and GPUs round in other ways. Another seed is the whole way apart, 1.0.
+NEAR = 0.05
 
 
 def trainers(config, *seeds):
@@ -152,7 +154,7 @@ def test_companions_make_no_difference(quick, digits):
     BatchedTrainer(many).train_epoch(digits)
     assert apart(few[0], many[3]) < NEAR
     assert apart(few[1], many[1]) < NEAR
-    assert apart(few[0], replaced_seed(few[0], many[1])) > 0.1
+    assert apart(few[0], replaced_seed(few[0], many[1])) > 10 * NEAR
 
 
 def replaced_seed(run, other):
