@@ -29,8 +29,8 @@ from jointvae.objectives import (
 ROUNDING = 1e-10
 
 
-# Of the way that a run went, in float32. What is left are the signs of gradients that are rounding alone, and processors
-# round in several ways. Another seed is farther by more than ten times, as a test below asserts.
+# Of the way that a run went, in float32. What is left are the signs of gradients that are rounding alone, and
+# processors round in several ways. Another seed is farther by more than ten times, as a test below asserts.
 NEAR = 0.05
 
 
