@@ -15,10 +15,10 @@ from jointvae import data, training
 
 GROUPS = {  # the first that fits counts
     "noise": ("normal_", "exponential_"),
-    "convolutions": ("convolution", "conv2d", "mkldnn", "conv_transpose"),
+    "convolutions": ("convolution", "conv2d", "mkldnn", "conv_transpose", "col2im", "im2col"),
     "linear layers": ("mm", "addmm", "linear"),
     "optimiser (Adam)": ("adam",),
-    "activations and losses": ("relu", "threshold", "binary_cross_entropy", "softmax", "exp", "log", "pixel_shuffle"),
+    "activations and losses": ("relu", "threshold", "binary_cross_entropy", "softmax", "exp", "log"),
     "moving data": ("copy_", "index", "fill_", "zero_", "cat", "stack", "clone", "empty", "to"),
 }
 
@@ -40,7 +40,7 @@ def main() -> None:
     batches = training.epoch_order(trainer.config, 0, len(dataset)).split(BATCH)
 
     def step(batch: torch.Tensor) -> None:
-        trainer.train_step(data.as_floats(dataset.images[batch]))
+        trainer.train_step(dataset.batch(batch))
 
     for batch in batches[:WARM_UP]:
         step(batch)

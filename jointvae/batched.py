@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from jointvae.data import Dataset, as_floats
+from jointvae.data import Dataset
 from jointvae.errors import JointVAEError
 from jointvae.latents import Noise, draw_noise
 from jointvae.training import (
@@ -146,7 +146,7 @@ class BatchedTrainer:
         orders = torch.stack([epoch_order(t.config, t.epoch, len(data)) for t in self.trainers])
         batches, done = orders.to(self.device).split(self.config.batch_size, dim=1), self.trainers[0].step
         for step, batch in enumerate(batches, start=done + 1):
-            x = as_floats(data.images[batch])
+            x = data.batch(batch.flatten()).unflatten(0, batch.shape)
             yield self._fast_step(x, self.draw_noise(batch.shape[1]), self.images_of_c(x, step))
 
     def train_epoch(

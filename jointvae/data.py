@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from jointvae.errors import JointVAEError
@@ -86,6 +86,10 @@ class Dataset:
         if self.labels is None:
             return ()
         return CLASSES.get(self.name) or tuple(str(k) for k in range(self.n_classes or int(self.labels.max()) + 1))
+
+    def batch(self, which: Int[Tensor, " batch"]) -> Float[Tensor, "batch channels side side"]:
+        """These images, with values in [0, 1]."""
+        return as_floats(self.images.index_select(0, which))  # copies image by image; indexing goes pixel by pixel
 
     def to(self, device: torch.device) -> "Dataset":
         """The same data on another device."""

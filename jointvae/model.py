@@ -42,11 +42,11 @@ class ImageShape(NamedTuple):
 GREY_32 = ImageShape()
 
 
-class SubPixelConvTranspose2d(nn.ConvTranspose2d):
-    """A 4 x 4 transposed convolution of stride 2, as a plain one and a rearrangement (Shi et al. 2016).
+class TransposedConvolution(nn.ConvTranspose2d):
+    """A 4 x 4 transposed convolution of stride 2 and padding 1: the function of nn.ConvTranspose2d, faster on a CPU.
 
-    Every two pixels of the output, along each axis, read the same two pixels of the input. So a 2 x 2 convolution with
-    four times the channels computes them all. For the few channels of an image that is faster than nn.ConvTranspose2d.
+    To the few channels of an image it is computed as it is defined: every pixel of the input paints a patch, and where
+    patches overlap they add. The bias is added on its own, since oneDNN sums its gradient number by number otherwise.
     """
 
     bias: Tensor
@@ -58,12 +58,13 @@ class SubPixelConvTranspose2d(nn.ConvTranspose2d):
         self, x: Float[Tensor, "batch in h w"]
     ) -> Float[Tensor, "batch out double_h double_w"]:
         """What nn.ConvTranspose2d computes."""
-        width, channels = self.weight.shape[:2]
-        # Row 2 s + a of the kernel takes input pixel 1 - s of a pair to output pixel a of the pair that it makes.
-        taps = self.weight.view(width, channels, 2, 2, 2, 2).flip(2, 4)  # (in, out, s, a, s', a')
-        kernel = taps.permute(1, 3, 5, 0, 2, 4).reshape(4 * channels, width, 2, 2)
-        image = F.pixel_shuffle(F.conv2d(x, kernel, self.bias.repeat_interleave(4), padding=1), 2)
-        return image[..., 1:-1, 1:-1]  # the padding made pairs that lie half outside the image
+        if self.out_channels in CHANNELS:
+            kernel = self.weight.flatten(1).t()[:, :, None, None]  # a row for each number of a patch
+            patches = F.conv2d(x, kernel).flatten(2)
+            image = F.fold(patches, (2 * x.shape[-2], 2 * x.shape[-1]), kernel_size=4, stride=2, padding=1)
+        else:
+            image = F.conv_transpose2d(x, self.weight, stride=2, padding=1)
+        return image.add_(self.bias[:, None, None])
 
 
 def convolutions(image: ImageShape) -> nn.Sequential:
@@ -80,8 +81,8 @@ def transposed_convolutions(image: ImageShape) -> nn.Sequential:
     widths = [64, 64, 32, 32] if image.size == 64 else [64, 32, 32]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
-    layers.append(SubPixelConvTranspose2d(widths[-1], image.channels))
+        layers += [TransposedConvolution(before, after), nn.ReLU(inplace=True)]
+    layers.append(TransposedConvolution(widths[-1], image.channels))
     return nn.Sequential(*layers)
 
 

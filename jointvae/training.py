@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
 from jointvae import augmentation, checkpoints
-from jointvae.data import Dataset, as_floats
+from jointvae.data import Dataset
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec, Noise, Posterior
 from jointvae.model import GREY_32, ImageShape, JointVAE
@@ -342,7 +342,7 @@ class Trainer:
         batches = epoch_order(config, self.epoch, len(data)).to(self.device).split(config.batch_size)
         total, recent, images, since = torch.zeros((), device=self.device), [], 0, started
         for i, batch in enumerate(batches, start=1):
-            recent.append(self.train_step(as_floats(data.images[batch])))
+            recent.append(self.train_step(data.batch(batch)))
             images += len(batch)
             if len(recent) == REPORT_EVERY or i == len(batches):
                 losses = torch.stack(recent)

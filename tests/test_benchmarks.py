@@ -18,7 +18,7 @@ import profile_step  # noqa: E402
 import threads  # noqa: E402
 import train_step  # noqa: E402
 
-from jointvae import data, training  # noqa: E402
+from jointvae import training  # noqa: E402
 
 
 def naps(length):
@@ -159,7 +159,7 @@ def test_our_steps_are_those_of_the_recipe(monkeypatch, digits, recipe, precisio
     trainer = training.Trainer(replace(training.recipe(recipe), precision=precision))
     for epoch in (0, 1):
         for batch in training.epoch_order(trainer.config, epoch, len(digits)).split(64):
-            losses = trainer.train_step(data.as_floats(digits.images[batch]))
+            losses = trainer.train_step(digits.batch(batch))
             assert found.pop(0) == losses.sum().item()
             if not found:
                 return

@@ -6,7 +6,7 @@ from torch import nn
 
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec
-from jointvae.model import ImageShape, JointVAE, SubPixelConvTranspose2d
+from jointvae.model import ImageShape, JointVAE, TransposedConvolution
 
 LAYOUTS = [LatentSpec(10, (10,)), LatentSpec(32, (2, 2, 2)), LatentSpec(0, (10, 3)), LatentSpec(6, ())]
 
@@ -35,10 +35,10 @@ def test_other_images_are_refused(image):
         JointVAE(LatentSpec(), image)
 
 
-@pytest.mark.parametrize("channels", [(32, 1), (32, 3)])
+@pytest.mark.parametrize("channels", [(32, 1), (32, 3), (64, 32), (32, 32)])
 def test_fast_convolution_equals_torchs(channels, generator):
     torch.manual_seed(0)
-    ours = SubPixelConvTranspose2d(*channels).double()
+    ours = TransposedConvolution(*channels).double()
     theirs = nn.ConvTranspose2d(*channels, 4, stride=2, padding=1).double()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(3, channels[0], 16, 16, generator=generator, dtype=torch.float64, requires_grad=True)
