@@ -64,7 +64,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
             image = F.fold(patches, (2 * x.shape[-2], 2 * x.shape[-1]), kernel_size=4, stride=2, padding=1)
         else:
             image = F.conv_transpose2d(x, self.weight, stride=2, padding=1)
-        return image.add_(self.bias[:, None, None])
+        return image + self.bias[:, None, None]  # in place it is far slower under vmap
 
 
 def convolutions(image: ImageShape) -> nn.Sequential:
