@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from jointvae import data, training
+from jointvae.model import JointVAE
 
 FLOP_PER_MAC = 2
 PASSES = 3  # forward, and backward for inputs and for weights
@@ -87,11 +88,19 @@ def baseline_steps(device: str = "cpu") -> Iterator[float]:
             yield loss.item()
 
 
-def our_steps(recipe: str = "mnist", precision: training.Precision = "float32") -> Iterator[float]:
-    """Train a recipe on MNIST for ever, through the method that a run uses; yields the loss of each step."""
+def our_steps(
+    recipe: str = "mnist",
+    precision: training.Precision = "float32",
+    change: Callable[[JointVAE], None] = lambda model: None,
+) -> Iterator[float]:
+    """Train a recipe on MNIST for ever, through the method that a run uses; yields the loss of each step.
+
+    `change` is called with the model before the first step.
+    """
     dataset = data.load("mnist", "train")
     training.keep_freed_memory()
     trainer = training.Trainer(replace(training.recipe(recipe), precision=precision))
+    change(trainer.model)
     while True:
         batches = training.epoch_order(trainer.config, trainer.epoch, len(dataset)).split(BATCH)
         for batch in batches:

@@ -46,7 +46,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
     """A 4 x 4 transposed convolution of stride 2 and padding 1: the function of nn.ConvTranspose2d, faster on a CPU.
 
     To the few channels of an image it is computed as it is defined: every pixel of the input paints a patch, and where
-    patches overlap they add. The bias is added on its own, since oneDNN sums its gradient number by number otherwise.
+    patches overlap they add. The bias is added afterwards, since oneDNN sums its gradient number by number otherwise.
     """
 
     bias: Tensor

@@ -1,5 +1,6 @@
 """The benchmarks measure what they say: workers that count, slopes of known curves, files that keep the machine."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import _shared  # noqa: E402
 import growth  # noqa: E402
+import layers  # noqa: E402
 import profile_step  # noqa: E402
 import threads  # noqa: E402
 import train_step  # noqa: E402
@@ -66,6 +68,19 @@ def test_every_point_of_the_curves_trains(point):
     steps = growth.steps(point)
     for _ in range(growth.STEPS_OF_DATA + 1):  # into the second epoch
         assert next(steps).isfinite().all()
+
+
+def test_pytorchs_layers_have_our_weights_and_our_loss(started):
+    model, config, x, noise = started
+    model = copy.deepcopy(model)
+    expected, _ = training.step_losses(model, config, x, noise, 700)
+    before = copy.deepcopy(model.state_dict())
+    assert layers.TransposedConvolution in map(type, model.modules())
+    layers.pytorchs(model)
+    assert layers.TransposedConvolution not in map(type, model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    found, _ = training.step_losses(model, config, x, noise, 700)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_curves_start_at_the_base():
