@@ -64,7 +64,8 @@ class TransposedConvolution(nn.ConvTranspose2d):
             image = F.fold(patches, (2 * x.shape[-2], 2 * x.shape[-1]), kernel_size=4, stride=2, padding=1)
         else:
             image = F.conv_transpose2d(x, self.weight, stride=2, padding=1)
-        return image + self.bias[:, None, None]  # in place it is far slower under vmap
+        bias = self.bias.to(image.dtype)  # of bfloat16, where the layers compute in it
+        return image + bias[:, None, None]  # in place it would be far slower under vmap
 
 
 def convolutions(image: ImageShape) -> nn.Sequential:
