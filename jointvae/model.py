@@ -59,13 +59,14 @@ class TransposedConvolution(nn.ConvTranspose2d):
     ) -> Float[Tensor, "batch out double_h double_w"]:
         """What nn.ConvTranspose2d computes."""
         if self.out_channels in CHANNELS:
-            kernel = self.weight.flatten(1).t()[:, :, None, None]  # a row for each number of a patch
+            kernel = self.weight.flatten(1).t()[:, :, None, None]
             patches = F.conv2d(x, kernel).flatten(2)
-            image = F.fold(patches, (2 * x.shape[-2], 2 * x.shape[-1]), kernel_size=4, stride=2, padding=1)
+            sides = (2 * x.shape[-2], 2 * x.shape[-1])
+            image = F.fold(patches, sides, kernel_size=4, stride=2, padding=1)
         else:
             image = F.conv_transpose2d(x, self.weight, stride=2, padding=1)
-        bias = self.bias.to(image.dtype)  # of bfloat16, where the layers compute in it
-        return image + bias[:, None, None]  # in place it would be far slower under vmap
+        # In place this would be far slower under vmap. In bfloat16 it stays in bfloat16.
+        return image + self.bias.to(image.dtype)[:, None, None]
 
 
 def convolutions(image: ImageShape) -> nn.Sequential:
