@@ -5,6 +5,7 @@ import contextlib
 import json
 import multiprocessing
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -92,6 +93,24 @@ def seconds(steps: Iterator[Any], count: int) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def in_turns(slow: Worker, fast: Worker, rounds: int, steps: int, what: str) -> dict[str, Any]:
+    """How many times as long one takes for a step as the other, from turns: each ratio compares neighbours.
+
+    Ends both. Beside the ratios and their median, the memory of the two in GiB, in that order.
+    """
+    for worker in (slow, fast):
+        worker.ready()
+    ratios, memory = [], [0.0, 0.0]
+    for round_ in range(rounds):
+        (longer, memory[0]), (shorter, memory[1]) = slow.time(steps), fast.time(steps)
+        ratios.append(longer / shorter)
+        print(f"round {round_ + 1}: {what.format(ratios[-1])}", flush=True)
+    for worker in (slow, fast):
+        worker.end()
+    found = {"ratio_median": statistics.median(ratios), "ratios": ratios, "memory_gib": memory}
+    return found | {"rounds": rounds, "steps": steps}
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -11,7 +11,6 @@ The rule, fixed before the first run: if the 95 % interval of the mean differenc
 no difference.
 """
 
-import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 from _pairs import Variant, outcome
-from _shared import Worker, parser, run, save
+from _shared import Worker, in_turns, parser, run, save
 from torch import nn
 from train_step import our_steps
 
@@ -48,16 +47,7 @@ WAYS: dict[str, Callable[[JointVAE], None]] = {"ours": ours, "pytorchs": pytorch
 def price(rounds: int, steps: int) -> dict[str, Any]:
     """How many times as many images per second our layers train."""
     fast, plain = (Worker(our_steps, "mnist", "float32", change, threads=1) for change in WAYS.values())
-    for worker in (fast, plain):
-        worker.ready()
-    ratios = []
-    for round_ in range(rounds):
-        (shorter, _), (seconds, _) = fast.time(steps), plain.time(steps)
-        ratios.append(seconds / shorter)
-        print(f"round {round_ + 1}: our layers train {ratios[-1]:.2f} times as many images per second", flush=True)
-    for worker in (fast, plain):
-        worker.end()
-    return {"ratio_median": statistics.median(ratios), "ratios": ratios, "rounds": rounds, "steps": steps}
+    return in_turns(plain, fast, rounds, steps, "our layers train {:.2f} times as many images per second")
 
 
 def trained(way: str, seed: int) -> dict[str, Any]:

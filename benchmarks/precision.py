@@ -12,33 +12,24 @@ no loss, and its lower end is the largest loss that they leave open.
 A run that is done is kept in `runs/`; a benchmark that was interrupted goes on where it was.
 """
 
-import statistics
 from dataclasses import replace
 from typing import Any
 
 from _pairs import measures
-from _shared import Worker, parser, run, save
+from _shared import Worker, in_turns, parser, run, save
 from train_step import our_steps
 
 from jointvae import claims, data, results, runs, selection, training
 
 RECIPE = training.recipe("digits")
+PRECISIONS: tuple[training.Precision, ...] = ("float32", "bfloat16")
 
 
 def price(rounds: int, steps: int) -> dict[str, Any]:
     """How many times as many images per second bfloat16 trains, and the memory of both, in GiB."""
-    plain, halved = (Worker(our_steps, "mnist", precision, threads=1) for precision in ("float32", "bfloat16"))
-    for worker in (plain, halved):
-        worker.ready()
-    ratios, memory = [], {"float32": 0.0, "bfloat16": 0.0}
-    for round_ in range(rounds):
-        (seconds, memory["float32"]), (shorter, memory["bfloat16"]) = plain.time(steps), halved.time(steps)
-        ratios.append(seconds / shorter)
-        print(f"round {round_ + 1}: bfloat16 trains {ratios[-1]:.2f} times as many images per second", flush=True)
-    for worker in (plain, halved):
-        worker.end()
-    found = {"ratio_median": statistics.median(ratios), "ratios": ratios, "memory_gib": memory}
-    return found | {"rounds": rounds, "steps": steps}
+    plain, halved = (Worker(our_steps, "mnist", precision, threads=1) for precision in PRECISIONS)
+    found = in_turns(plain, halved, rounds, steps, "bfloat16 trains {:.2f} times as many images per second")
+    return found | {"memory_gib": dict(zip(PRECISIONS, found["memory_gib"], strict=True))}
 
 
 def outcomes(records: list[results.Record]) -> list[dict[str, Any]]:

@@ -5,9 +5,7 @@
 Two processes, a thread each, take turns on MNIST; what counts is the median of the ratios of neighbours.
 """
 
-import statistics
-
-from _shared import Worker, parser, run, save
+from _shared import Worker, in_turns, parser, run, save
 from train_step import our_steps
 
 from jointvae import data
@@ -21,15 +19,8 @@ def main() -> None:
     given = options.parse_args()
     data.load("mnist", "test")  # downloads what is missing, or fails with advice, before two processes need it
     plain, augmented = (Worker(our_steps, recipe, threads=1) for recipe in ("mnist", "mnist-augmented"))
-    for worker in (plain, augmented):
-        worker.ready()
-    ratios = []
-    for round_ in range(given.rounds):
-        seconds, longer = (worker.time(given.steps)[0] for worker in (plain, augmented))
-        ratios.append(longer / seconds)
-        print(f"round {round_ + 1}: a step takes {ratios[-1]:.2f} times as long", flush=True)
-    print(f"median of {given.rounds} rounds: {statistics.median(ratios):.2f}")
-    found = {"ratio_median": statistics.median(ratios), "ratios": ratios, "rounds": given.rounds, "steps": given.steps}
+    found = in_turns(augmented, plain, given.rounds, given.steps, "a step takes {:.2f} times as long")
+    print(f"median of {given.rounds} rounds: {found['ratio_median']:.2f}")
     save("second_image", found, given.record, device="cpu")
 
 

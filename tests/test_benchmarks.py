@@ -41,6 +41,16 @@ def test_a_worker_times_its_own_steps():
     assert worker.process.exitcode == 0
 
 
+def test_of_two_in_turns_the_slow_one_takes_so_many_times_as_long(capsys):
+    slow, fast = (_shared.Worker(naps, length, warm_up=1) for length in (0.06, 0.02))
+    found = _shared.in_turns(slow, fast, 3, 4, "{:.0f} times")
+    assert found["ratio_median"] == pytest.approx(3, rel=0.3)
+    assert (len(found["ratios"]), found["rounds"], found["steps"]) == (3, 3, 4)
+    assert min(found["memory_gib"]) > 0.01
+    assert capsys.readouterr().out.startswith("round 1: ")
+    assert (slow.process.exitcode, fast.process.exitcode) == (0, 0)
+
+
 def test_workers_side_by_side_take_the_time_of_one():
     workers = [_shared.Worker(naps, 0.1, warm_up=1) for _ in range(2)]
     for worker in workers:

@@ -164,3 +164,8 @@ def test_floats_lie_between_zero_and_one(digits):
 def test_unknown_names(name, split):
     with pytest.raises(JointVAEError, match="choose one of"):
         data.load(name, split)
+
+
+def test_a_batch_holds_the_images_that_were_asked_for(digits):
+    which = torch.tensor([5, 0, 5, 159])
+    assert torch.equal(digits.batch(which), torch.stack([digits.images[i] for i in (5, 0, 5, 159)]) / 255)
