@@ -85,7 +85,7 @@ notebooks: $(READY) ## write the chapters to notebooks/, to change freely
 	@$(PY) book/_tools/notebooks.py
 
 # These train many seeds: up to an hour each on two cores.
-EXPERIMENTS := benchmarks/differences.py benchmarks/candidates.py benchmarks/threads.py benchmarks/precision.py benchmarks/layers.py
+EXPERIMENTS := $(addprefix benchmarks/,differences.py candidates.py threads.py precision.py layers.py together.py)
 
 bench: $(READY) ## measure speed and memory here; RECORD=1 keeps it as the book's own
 	@set -e; for script in $(filter-out $(EXPERIMENTS),$(wildcard benchmarks/[a-z]*.py)); do \

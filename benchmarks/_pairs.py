@@ -19,6 +19,7 @@ from jointvae.files import sha256
 from jointvae.latents import Noise, Posterior, draw_noise
 from jointvae.model import JointVAE
 from jointvae.objectives import SplitCapacity, reconstruction_loss
+from jointvae.results import Record
 from jointvae.training import Config
 
 MEASURES = ("accuracy", "information", "kl_z", "kl_c", "reconstruction")  # of the test set
@@ -71,6 +72,19 @@ def outcome(trainer: Variant) -> dict[str, Any]:
         weights = Path(folder) / "weights.safetensors"
         checkpoints.save_model(weights, trainer.model)
         return {"seed": config.seed, **measures(evaluate(trainer.model, test_data)), "weights": sha256(weights)}
+
+
+def outcomes(records: list[Record]) -> list[dict[str, Any]]:
+    """The measures of every run on the test set, in the order of the seeds."""
+    return [
+        {"seed": run.config.seed, "collapsed": run.test.collapsed, **measures(run.test)} for run in records if run.test
+    ]
+
+
+def tell(name: str, news: training.Progress | str) -> None:
+    """Print a line for every run that ends; what a sweep says in between is left out."""
+    if isinstance(news, str):
+        print(f"{name}: {news}", flush=True)
 
 
 def measures(test: Evaluation) -> dict[str, float]:

@@ -15,7 +15,7 @@ A run that is done is kept in `runs/`; a benchmark that was interrupted goes on 
 from dataclasses import replace
 from typing import Any
 
-from _pairs import measures
+from _pairs import outcomes, tell
 from _shared import Worker, in_turns, parser, run, save
 from train_step import our_steps
 
@@ -32,19 +32,6 @@ def price(rounds: int, steps: int) -> dict[str, Any]:
     return found | {"memory_gib": dict(zip(PRECISIONS, found["memory_gib"], strict=True))}
 
 
-def outcomes(records: list[results.Record]) -> list[dict[str, Any]]:
-    """The measures of every run on the test set, in the order of the seeds."""
-    return [
-        {"seed": run.config.seed, "collapsed": run.test.collapsed, **measures(run.test)} for run in records if run.test
-    ]
-
-
-def say(name: str, news: training.Progress | str) -> None:
-    """A line for every run that ends."""
-    if isinstance(news, str):
-        print(f"{name}: {news}", flush=True)
-
-
 def main() -> None:
     """Measure, train, compare, record."""
     options = parser(__doc__)
@@ -56,7 +43,7 @@ def main() -> None:
     cost = price(given.rounds, given.steps)
     plain = [run for run in results.records(recipe=RECIPE.recipe) if claims.is_plain(run) and run.test]
     configs = [replace(run.config, precision="bfloat16") for run in plain]
-    halved = runs.sweep(configs, runs.RUNS, "cpu", given.jobs, say)
+    halved = runs.sweep(configs, runs.RUNS, "cpu", given.jobs, tell)
     base, found = outcomes(plain), outcomes(halved)
     apart = selection.mean([one["accuracy"] - other["accuracy"] for one, other in zip(found, base, strict=True)])
     print(f"accuracy over {len(found)} seeds: {100 * apart.value:+.1f} points, interval {apart.interval}")

@@ -8,8 +8,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -18,6 +20,7 @@ import growth  # noqa: E402
 import layers  # noqa: E402
 import profile_step  # noqa: E402
 import threads  # noqa: E402
+import together  # noqa: E402
 import train_step  # noqa: E402
 
 from jointvae import training  # noqa: E402
@@ -91,6 +94,22 @@ def test_pytorchs_layers_have_our_weights_and_our_loss(started):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     found, _ = training.step_losses(model, config, x, noise, 700)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_distance_of_two_samples_is_that_of_kolmogorov_and_smirnov(seed):
+    generator = np.random.default_rng(seed)
+    one, other = generator.normal(size=20), generator.normal(size=20).round(1)
+    other[:5] = one[:5]  # ties
+    assert together.distance(one, other) == pytest.approx(ks_2samp(one, other).statistic, abs=1e-12)
+
+
+def test_chance_alone_explains_equal_samples_and_not_shifted_or_wider_ones():
+    one = np.random.default_rng(0).normal(size=32)
+    assert together.chance(one, one) == 1
+    assert together.chance(one, one[::-1].copy()) == 1  # other pairs, the same distribution
+    assert together.chance(one, one + 2) < 0.01
+    assert together.chance(one, 10 * one) < 0.05  # the same mean
 
 
 def test_the_curves_start_at_the_base():
