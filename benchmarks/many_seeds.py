@@ -14,13 +14,13 @@ import torch
 from _shared import BATCH, Worker, parser, run, save
 from train_step import baseline_steps, flop_per_image
 
-from jointvae import data, training
+from jointvae import data, runs, training
 from jointvae.batched import BatchedTrainer, bytes_per_seed
 
 
 def batched_steps(seeds: int) -> Iterator[torch.Tensor]:
     """Train that many seeds together for ever; yields the losses of each step."""
-    config, device = training.recipe("mnist"), torch.device("cuda")
+    config, device = training.recipe("mnist"), runs.choose_device("cuda")
     dataset = data.load("mnist", "train").to(device)
     batch = BatchedTrainer([training.Trainer(replace(config, seed=seed), device) for seed in range(seeds)])
     while True:

@@ -287,7 +287,7 @@ def test_full_batches_are_replayed_once_the_first_steps_are_made(quick, digits, 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the captured step was not compared")
 def test_the_captured_step_is_the_plain_one(quick, digits):
     """On a GPU alone: after the first steps they are replayed from a graph."""
-    on_gpu = digits.to(torch.device("cuda"))
+    on_gpu = digits.to(runs.choose_device("cuda"))
     config = replace(quick, batch_size=16, epochs=1)
     plain, captured = ([training.Trainer(replace(config, seed=s), "cuda") for s in (0, 1)] for _ in range(2))
     batch = BatchedTrainer(captured)

@@ -97,7 +97,7 @@ def test_pytorchs_layers_have_our_weights_and_our_loss(started):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_distance_of_two_samples_is_that_of_kolmogorov_and_smirnov(seed):
+def test_the_distance_of_two_samples_is_that_of_smirnov(seed):
     generator = np.random.default_rng(seed)
     one, other = generator.normal(size=20), generator.normal(size=20).round(1)
     other[:5] = one[:5]  # ties

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from jointvae import __main__ as cli
 from jointvae import book, claims, data, files, results, runs, training
@@ -32,6 +33,25 @@ def test_a_run_is_recorded_once(tiny, tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
     assert record.test.split == "test"
     assert len(record.provenance) == 1
+
+
+def test_on_a_gpu_too_float32_means_float32_and_sums_have_one_order(monkeypatch):
+    """PyTorch's defaults would let convolutions read TF32 and add up in any order."""
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    runs.choose_device("cpu")
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert torch.backends.cudnn.deterministic
+    assert torch.backends.cuda.matmul.fp32_precision in ("none", "ieee")  # nobody has turned it on
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: two runs on one were not compared")
+def test_on_a_gpu_two_runs_of_a_seed_are_equal_bit_for_bit(tiny, tmp_path):
+    weights = []
+    for name in ("first", "second"):
+        record = runs.run(tiny, tmp_path / name, "cuda")
+        weights.append((tmp_path / name / record.checkpoint.file).read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_the_record_of_another_config_is_not_handed_out(tiny, tmp_path):
