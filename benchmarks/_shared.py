@@ -24,8 +24,8 @@ WARM_UP = 10  # steps before the first measurement: libraries set themselves up
 
 def memory_gib() -> float:
     """The most memory that this process has had so far, in GiB: of the GPU where it used one, else resident."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 1024**3
+    if torch.cuda.is_initialized() and torch.cuda.max_memory_reserved():  # with what a captured step keeps for itself
+        return torch.cuda.max_memory_reserved() / 1024**3
     unit = 1024 if sys.platform == "darwin" else 1  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit / 1024**2
 
@@ -90,7 +90,7 @@ def seconds(steps: Iterator[Any], count: int) -> float:
     started = time.perf_counter()
     for _ in range(count):
         next(steps)
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # else the steps are a CPU's
         torch.cuda.synchronize()
     return time.perf_counter() - started
 

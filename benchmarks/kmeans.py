@@ -30,7 +30,7 @@ def scores(name: str) -> list[float]:
 def main() -> None:
     """Measure, print, record."""
     given = parser(__doc__).parse_args()
-    save("kmeans", {name: scores(name) for name in ("mnist", "fashion")}, given.record)
+    save("kmeans", {name: scores(name) for name in ("mnist", "fashion")}, given.record, device="cpu")
 
 
 if __name__ == "__main__":

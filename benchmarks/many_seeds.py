@@ -76,8 +76,8 @@ def main() -> None:
         "memory_estimate_gib": given.seeds * bytes_per_seed(config, config.batch_size) / 1024**3,
     }
     print(
-        f"{given.seeds} seeds: {found['minutes_for_all_seeds']:.1f} minutes, {found['ratio_median']:.0f} times the "
-        f"seeds per hour of the baseline, {found['share_of_matmul_rate']:.0%} of the measured float32 rate, "
+        f"{given.seeds} seeds: {found['minutes_for_all_seeds']:.1f} minutes of steps, {found['ratio_median']:.0f} "
+        f"times the seeds per hour of the baseline, {found['share_of_matmul_rate']:.0%} of the measured float32 rate, "
         f"{memory:.1f} GiB"
     )
     save("many_seeds", found, given.record)

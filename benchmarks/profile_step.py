@@ -55,7 +55,7 @@ def main() -> None:
     shares = {group: time / spent.total() for group, time in spent.most_common()}
     for group, share in shares.items():
         print(f"{group:<24} {share:6.1%}")
-    save("profile_step", {"steps": given.steps, "shares": shares}, given.record)
+    save("profile_step", {"steps": given.steps, "shares": shares}, given.record, device="cpu")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main() -> None:
     for name, value in (found | found["imports"]).items():
         if isinstance(value, float):
             print(f"{name.replace('_', ' '):<26} {value:6.2f} s")
-    save("start_up", found, given.record)
+    save("start_up", found, given.record, device="cpu")
 
 
 if __name__ == "__main__":

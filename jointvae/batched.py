@@ -17,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from jointvae.categorical import gumbel_of_exponential
 from jointvae.data import Dataset
 from jointvae.errors import JointVAEError
-from jointvae.latents import Noise, draw_noise
+from jointvae.latents import Noise
 from jointvae.training import (
     REPORT_EVERY,
     Config,
@@ -48,6 +49,19 @@ class _Losses(nn.Module):
         return step_losses(self.model, self.config, x, noise, step, x_c)
 
 
+def check_precision(config: Config, device: torch.device) -> None:
+    """Refuse what would be recorded as half the bits and computed with all of them.
+
+    Raises:
+        JointVAEError: for bfloat16 on a CPU. There autocast does not reach the convolutions of a stacked model.
+    """
+    if config.precision != "float32" and device.type == "cpu":
+        raise JointVAEError(
+            f"Seeds trained together on a CPU compute their convolutions in float32: for {config.precision}, leave out "
+            "--together."
+        )
+
+
 class BatchedTrainer:
     """Trainers of one config that differ in the seed alone, an epoch at a time.
 
@@ -55,11 +69,12 @@ class BatchedTrainer:
         trainers: all at the same epoch and on the same device.
 
     Raises:
-        JointVAEError: if they differ in more than the seed, or stand at different epochs.
+        JointVAEError: if they differ in more than the seed, or stand at different epochs; see `check_precision` too.
     """
 
     def __init__(self, trainers: Sequence[Trainer]) -> None:
         first = trainers[0]
+        check_precision(first.config, first.device)
         if len({(replace(t.config, seed=0), t.epoch, t.device) for t in trainers}) > 1:
             raise JointVAEError("Only runs that differ in nothing but the seed, at the same epoch, train together.")
         self.trainers, self.config, self.device = list(trainers), first.config, first.device
@@ -122,10 +137,18 @@ class BatchedTrainer:
         return loss, losses
 
     def draw_noise(self, batch: int) -> Noise:
-        """Noise for a batch of every seed, each from its own generator; stacked along a first axis of seeds."""
-        own = [draw_noise(self.config.latents, (batch,), trainer.noise) for trainer in self.trainers]
-        g = zip(*(noise.g for noise in own), strict=True)
-        return Noise(torch.stack([noise.epsilon for noise in own]), tuple(torch.stack(unit) for unit in g))
+        """Noise for a batch of every seed, along a first axis of seeds: what `latents.draw_noise` gives to each.
+
+        Only the draws, each from its own generator, are made seed by seed: every call is a launch on a GPU.
+        """
+        spec, seeds = self.config.latents, len(self.trainers)
+        epsilon = torch.empty(seeds, batch, spec.z, device=self.device)
+        exponential = [torch.empty(seeds, batch, n, device=self.device) for n in spec.c]
+        for i, trainer in enumerate(self.trainers):
+            epsilon[i].normal_(generator=trainer.noise)
+            for unit in exponential:
+                unit[i].exponential_(generator=trainer.noise)
+        return Noise(epsilon, tuple(map(gumbel_of_exponential, exponential)))
 
     def images_of_c(self, x: Float[Tensor, "seeds batch channels side side"], step: int) -> Tensor | None:
         """What each seed reads c from in that step, or None if it is x."""
@@ -159,11 +182,11 @@ class BatchedTrainer:
         """
         started, failed = time.perf_counter(), dict[int, NonFiniteLossError]()
         steps = math.ceil(len(data) / self.config.batch_size)
-        total, recent, since = torch.zeros((), device=self.device), [], started
+        total, recent, since = torch.zeros(()), [], started
         for i, losses in enumerate(self.epoch_steps(data), start=1):
             recent.append(losses)
             if len(recent) == REPORT_EVERY or i == steps:
-                latest = torch.stack(recent, dim=1)
+                latest = torch.stack(recent, dim=1).cpu()  # waits for the steps, so that the rate is theirs
                 total, now = total + latest.sum(1), time.perf_counter()
                 rate = len(recent) * self.config.batch_size / (now - since)
                 for trainer, own in zip(self.trainers, latest, strict=True):
@@ -173,7 +196,7 @@ class BatchedTrainer:
                         hook(trainer, trainer.progress(own.mean(0), steps, rate))
                 recent, since = [], now
         seconds = time.perf_counter() - started
-        for trainer, means in zip(self.trainers, (total / steps).cpu(), strict=True):
+        for trainer, means in zip(self.trainers, total / steps, strict=True):
             self._look_at(trainer, means[None], failed)
             if trainer.config.seed not in failed:
                 trainer.epoch += 1
@@ -239,7 +262,8 @@ def seeds_that_fit(config: Config, device: torch.device, images: int) -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes that can be had on a device; on a CPU those of the machine, or of the container if it is allowed fewer."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     machine = psutil.virtual_memory().available  # of the host, even in a container
     try:
         limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))

@@ -36,14 +36,22 @@ def gumbel_noise(
 ) -> Float[Tensor, "..."]:
     """Independent Gumbel(0, 1) draws on the generator's device.
 
-    If E is exponential with rate 1 then -log E is Gumbel(0, 1). A draw of exactly 0 would give an infinity, so it is
-    lifted to the smallest normal number.
-
     >>> gumbel_noise((2, 3), torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3])
     """
     exponential = torch.empty(shape, dtype=dtype, device=generator.device).exponential_(generator=generator)
-    return -exponential.clamp_min(torch.finfo(dtype).tiny).log()
+    return gumbel_of_exponential(exponential)
+
+
+def gumbel_of_exponential(exponential: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Gumbel(0, 1) draws, each from an exponential one: if E has rate 1, then -log E is Gumbel(0, 1).
+
+    A draw of exactly 0 would give an infinity, so it is lifted to the smallest normal number.
+
+    >>> gumbel_of_exponential(torch.tensor([1.0, 0.0])).isfinite()
+    tensor([True, True])
+    """
+    return -exponential.clamp_min(torch.finfo(exponential.dtype).tiny).log()
 
 
 def gumbel_max(logits: Float[Tensor, "*#batch n"], g: Float[Tensor, "*#batch n"]) -> Int[Tensor, "..."]:

@@ -47,6 +47,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
 
     To the few channels of an image it is computed as it is defined: every pixel of the input paints a patch, and where
     patches overlap they add. The bias is added afterwards, since oneDNN sums its gradient number by number otherwise.
+    Elsewhere PyTorch computes it: on a GPU the gradient of `fold` is one launch for every image.
     """
 
     bias: Tensor
@@ -58,6 +59,8 @@ class TransposedConvolution(nn.ConvTranspose2d):
         self, x: Float[Tensor, "batch in h w"]
     ) -> Float[Tensor, "batch out double_h double_w"]:
         """What nn.ConvTranspose2d computes."""
+        if x.device.type != "cpu":
+            return super().forward(x)
         if self.out_channels in CHANNELS:
             kernel = self.weight.flatten(1).t()[:, :, None, None]
             patches = F.conv2d(x, kernel).flatten(2)

@@ -48,14 +48,17 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         JointVAEError: if that device is not there.
     """
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # is there, and documented
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if name not in [*here, *(["cuda"] if len(here) > 1 else [])]:
         raise JointVAEError(f"There is no device '{name}' here; there is {', '.join(here)}.")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # a step is captured on the current one
+    return device
 
 
 def check_config(config: Config) -> None:
@@ -420,16 +423,17 @@ def sweep_together(
     end.
 
     Raises:
-        JointVAEError: if a config can't be recorded or the images don't fit it, before any is trained; or if a run
-            failed (see `run`).
+        JointVAEError: if a config can't be recorded, the images don't fit it, or its precision can't be had (see
+            `batched.check_precision`), before any is trained; or if a run failed (see `run`).
     """
-    configs = list(configs)
+    configs, where = list(configs), choose_device(device)
     new: dict[str, list[Config]] = {}
     for config in configs:
         _check(config, datasets)
+        batched.check_precision(config, where)
         if not _path(config, folder, "json").exists():
             new.setdefault(replace(config, seed=0).run_name, []).append(config)
-    refused = [error for alike in new.values() for error in _sweep_seeds(alike, folder, device, say, datasets)]
+    refused = [error for alike in new.values() for error in _sweep_seeds(alike, folder, where, say, datasets)]
     if refused:
         raise refused[0]
     found = [_recorded(config, folder, datasets) for config in configs]
@@ -437,15 +441,14 @@ def sweep_together(
 
 
 def _sweep_seeds(
-    configs: list[Config], folder: Path, device: str, say: Say, datasets: Datasets | None
+    configs: list[Config], folder: Path, device: torch.device, say: Say, datasets: Datasets | None
 ) -> list[JointVAEError]:
     """Train what no other process is at, then what others were at and did not finish; return why a run can't go on.
 
     Locks are taken in the order of the seeds, whatever that of the configs: two sweeps that each hold what the other
     one waits for would wait for ever.
     """
-    where = choose_device(device)
-    train_data, test_data = (split.to(where) for split in datasets or _load(configs[0]))
+    train_data, test_data = (split.to(device) for split in datasets or _load(configs[0]))
     training.keep_freed_memory()
     _allow_open_files(len(configs))
     left = sorted(configs, key=lambda config: config.seed)
@@ -453,8 +456,8 @@ def _sweep_seeds(
     for patient in (False, True):
         with contextlib.ExitStack() as locks:
             mine = [config for config in left if _claim(config, folder, patient, locks)]
-            for turn in _turns(mine, where, len(train_data), say):
-                cannot = _train_together(turn, folder, where, train_data, test_data, say)
+            for turn in _turns(mine, device, len(train_data), say):
+                cannot = _train_together(turn, folder, device, train_data, test_data, say)
                 refused += cannot.values()
                 left = [config for config in left if config.seed not in cannot]
     return refused

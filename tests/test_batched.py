@@ -51,7 +51,7 @@ def close(ours, theirs, tolerance=ROUNDING):
 
 
 def vector(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+    return torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
 
 
 def apart(one, other):
@@ -103,11 +103,22 @@ def test_losses_and_gradients_are_those_of_single_runs(quick, changes, generator
         assert close(gradients(batch)[i], own)
 
 
+def test_half_the_bits_are_refused_where_they_would_not_be_half(quick, tmp_path):
+    config = replace(quick, precision="bfloat16")
+    with pytest.raises(JointVAEError, match=r"in float32: for bfloat16, leave out --together\.$"):
+        BatchedTrainer(trainers(config, 0, 5))
+    with pytest.raises(JointVAEError, match="leave out --together"):
+        runs.sweep_together(runs.seeds(config, 0, 2), tmp_path, "cpu", lambda *_: None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: bfloat16 was not compared")
 def test_in_bfloat16_too_seeds_together_do_what_each_does_alone(quick, generator):
     """A grouped convolution rounds other sums than a plain one, by 2 ** -8 of each."""
     config = replace(quick, precision="bfloat16")
-    alone, batch = trainers(config, 0, 5), BatchedTrainer(trainers(config, 0, 5))
-    x = torch.rand(2, 8, 1, 32, 32, generator=generator)
+    alone, pair = ([training.Trainer(replace(config, seed=s), "cuda") for s in (0, 5)] for _ in range(2))
+    batch = BatchedTrainer(pair)
+    x = torch.rand(2, 8, 1, 32, 32, generator=generator).to(batch.device)
     losses = batch.train_step(x, batch.draw_noise(8))
     for i, trainer in enumerate(alone):
         assert torch.allclose(losses[i], trainer.train_step(x[i]), rtol=2**-7, atol=2**-7)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from jointvae.errors import JointVAEError
 from jointvae.latents import LatentSpec
@@ -48,6 +49,14 @@ def test_fast_convolution_equals_torchs(channels, generator):
         layer.grads = torch.autograd.grad(y.square().sum(), [x, layer.weight, layer.bias])
     for a, b in zip(ours.grads, theirs.grads, strict=True):
         assert torch.allclose(a, b, atol=1e-9)
+
+
+def test_on_other_devices_pytorch_computes_the_convolution(monkeypatch):
+    monkeypatch.setattr(F, "fold", lambda *_, **__: pytest.fail("fold is meant for a CPU"))
+    layer = TransposedConvolution(32, 1)
+    assert layer.to("meta")(torch.empty(3, 32, 16, 16, device="meta")).shape == (3, 1, 32, 32)
+    with pytest.raises(pytest.fail.Exception, match="meant for a CPU"):
+        TransposedConvolution(32, 1)(torch.zeros(3, 32, 16, 16))
 
 
 def test_each_image_is_treated_alone(generator):

@@ -37,10 +37,11 @@ def test_a_run_is_recorded_once(tiny, tmp_path):
 
 def test_on_a_gpu_too_float32_means_float32_and_sums_have_one_order(monkeypatch):
     """PyTorch's defaults would let convolutions read TF32 and add up in any order."""
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     runs.choose_device("cpu")
-    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.conv.fp32_precision != "tf32"
     assert torch.backends.cudnn.deterministic
     assert torch.backends.cuda.matmul.fp32_precision in ("none", "ieee")  # nobody has turned it on
 
@@ -186,7 +187,7 @@ def long_sweep(tmp_path):
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         process = subprocess.Popen(
-            [*command, "--out", str(tmp_path)],
+            [*command, "--device", "cpu", "--out", str(tmp_path)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
