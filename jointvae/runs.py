@@ -430,8 +430,8 @@ def sweep_together(
     new: dict[str, list[Config]] = {}
     for config in configs:
         _check(config, datasets)
-        batched.check_precision(config, where)
         if not _path(config, folder, "json").exists():
+            batched.check_precision(config, where)
             new.setdefault(replace(config, seed=0).run_name, []).append(config)
     refused = [error for alike in new.values() for error in _sweep_seeds(alike, folder, where, say, datasets)]
     if refused:
